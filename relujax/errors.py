@@ -1,0 +1,16 @@
+"""The one error that a user can cause: a value, the rule it breaks and the nearest valid choice, in one line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input, refused at the border; the command line prints it without a traceback and exits with 2."""
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> InputError:
+    """The refusal of an unknown `name`: the nearest match first, then every valid choice."""
+    valid = sorted(valid)
+    nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return InputError(f"unknown {kind} {name!r}: {hint}valid: {', '.join(valid)}")
