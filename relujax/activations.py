@@ -1,0 +1,259 @@
+"""Every nonlinearity of the five papers, and the table `ACTIVATIONS` that names them.
+
+A function takes an array of any shape and keeps its dtype. The smooth ones compute in float32 at least, have
+their limits at ±∞ built in, and hold one array for the backward pass. An activation with parameters or
+randomness is a Linen module, called as `module(x, train=...)`.
+
+Deviation: SReLU starts its upper threshold at 1; its authors set it from the data after some epochs.
+"""
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from relujax.errors import InputError, unknown
+
+ActivationLike: TypeAlias = str | Callable[..., Array] | nn.Module
+
+# Keep the inputs and compute the rest again in the backward pass: arithmetic here is cheaper than memory.
+# The barriers that `prevent_cse` would add only hinder fusion.
+recompute = partial(jax.checkpoint, prevent_cse=False)
+
+
+def smooth(formula: Callable[..., Array]) -> Callable[..., Array]:
+    """`formula` in float32 or wider, returned in the dtype of x; only x is kept for the backward pass."""
+
+    @wraps(formula)
+    def function(x: Array, *constants: float, **named: float) -> Array:
+        x = jnp.asarray(x, jnp.result_type(x, 0.0))
+
+        @recompute
+        def evaluate(x: Array) -> Array:
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            return formula(wide, *constants, **named).astype(x.dtype)
+
+        return evaluate(x)
+
+    return function
+
+
+def gated(x: Array, gate: Callable[[Array], Array]) -> Array:
+    """x · gate(x), for a gate that rises from 0 to 1 fast enough that the limits are 0 and x."""
+    # At ±∞ the product or its derivatives would be 0 · inf = nan; beyond ±1000 every gate is exactly 0 or 1.
+    inside = jnp.clip(x, -1000, 1000)
+    return jnp.where(x > 1000, x, inside * gate(inside))
+
+
+def identity(x: Array) -> Array:
+    """x."""
+    return x
+
+
+def relu(x: Array) -> Array:
+    """max(0, x), with slope 0 at 0  (Nair & Hinton 2010)."""
+    return jax.nn.relu(x)
+
+
+def leaky_relu(x: Array, negative_slope: float = 0.01) -> Array:
+    """x where x ≥ 0, else negative_slope · x  (Maas et al. 2013)."""
+    return jax.nn.leaky_relu(x, negative_slope)
+
+
+def relu6(x: Array) -> Array:
+    """min(max(0, x), 6), with slope 0 at 0 and 6  (Krizhevsky 2010)."""
+    return jax.nn.relu6(x)
+
+
+def shifted_relu(x: Array) -> Array:
+    """max(−1, x), with slope 0 at −1  (the "SReLU" of Clevert et al., arXiv:1511.07289, section 4)."""
+    return jnp.where(x <= -1, -1.0, x)
+
+
+def relu_plus_identity(x: Array) -> Array:
+    """max(0, x) + x  (the unit of an ensemble of a plain net and a linear one)."""
+    return jax.nn.relu(x) + x
+
+
+def crelu(x: Array) -> Array:
+    """[max(0, x), max(0, −x)] on the last axis, which doubles  (Shang et al., arXiv:1603.05201)."""
+    return jnp.concatenate([jax.nn.relu(x), jax.nn.relu(-x)], axis=-1)
+
+
+@jax.custom_jvp
+def tanh(x: Array) -> Array:
+    """(e^x − e^−x) / (e^x + e^−x), whose derivative 1 − y² needs the output only."""
+    return jnp.tanh(x)
+
+
+@tanh.defjvp
+def _tanh_jvp(primals, tangents):
+    y = tanh(*primals)
+    return y, recompute(lambda y, dx: (1 - y) * (1 + y) * dx)(y, *tangents)
+
+
+@jax.custom_jvp
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^−x), whose derivative y (1 − y) needs the output only."""
+    return jax.nn.sigmoid(x)
+
+
+@sigmoid.defjvp
+def _sigmoid_jvp(primals, tangents):
+    y = sigmoid(*primals)
+    return y, recompute(lambda y, dx: y * (1 - y) * dx)(y, *tangents)
+
+
+@smooth
+def softplus(x: Array) -> Array:
+    """log(1 + e^x)  (Dugas et al. 2001)."""
+    return jax.nn.softplus(x)
+
+
+@smooth
+def elu(x: Array, alpha: float = 1.0) -> Array:
+    """x where x > 0, else alpha · (e^x − 1)  (Clevert et al., arXiv:1511.07289)."""
+    return jax.nn.elu(x, alpha)
+
+
+@smooth
+def selu(x: Array) -> Array:
+    """1.0507 · elu(x, alpha=1.6733)  (Klambauer et al., arXiv:1706.02515)."""
+    return jax.nn.selu(x)
+
+
+@smooth
+def celu(x: Array, alpha: float = 1.0) -> Array:
+    """max(0, x) + min(0, alpha · (e^(x/alpha) − 1))  (Barron, arXiv:1704.07483)."""
+    return jax.nn.celu(x, alpha)
+
+
+@smooth
+def silu(x: Array) -> Array:
+    """x · sigmoid(x), or Swish with beta = 1  (Elfwing et al., arXiv:1702.03118)."""
+    return gated(x, jax.nn.sigmoid)
+
+
+@smooth
+def gelu(x: Array) -> Array:
+    """x · Φ(x), with Φ the normal distribution function  (Hendrycks & Gimpel, arXiv:1606.08415)."""
+    return gated(x, lambda x: jax.lax.erfc(-x * 0.5**0.5) / 2)
+
+
+@smooth
+def gelu_tanh(x: Array) -> Array:
+    """x / 2 · (1 + tanh(√(2/π) (x + 0.044715 x³))): GELU's approximation  (arXiv:1606.08415)."""
+    # (1 + tanh z) / 2 = sigmoid(2z), which does not cancel for negative x.
+    return gated(x, lambda x: jax.nn.sigmoid(2 * (2 / jnp.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+@smooth
+def mish(x: Array) -> Array:
+    """x · tanh(log(1 + e^x))  (Misra, arXiv:1908.08681)."""
+
+    def gate(x: Array) -> Array:
+        # tanh(log(1 + e^x)) as a fraction of e^−|x|: one exponential in place of three functions, no overflow.
+        # For x > 0 it is one minus a small number, whose derivatives do not cancel.
+        positive = x > 0
+        e = jnp.exp(jnp.where(positive, -x, x))
+        numerator = jnp.where(positive, 2 * e * e, e * (e + 2))
+        part = numerator / (numerator + jnp.where(positive, 1 + 2 * e, 2))
+        return jnp.where(positive, 1 - part, part)
+
+    return gated(x, gate)
+
+
+@smooth
+def tanhexp(x: Array) -> Array:
+    """x · tanh(e^x)  (Liu & Di, arXiv:2003.09855, eq. 1)."""
+    # Without the cap e^x overflows; from x = 4 on, tanh(e^x) is 1 to double precision.
+    return gated(x, lambda x: jnp.tanh(jnp.exp(jnp.minimum(x, 4.0))))
+
+
+class PReLU(nn.Module):
+    """x where x ≥ 0, else a · x, with one trained a per channel  (He et al., arXiv:1502.01852)."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        slope = self.param("negative_slope", nn.initializers.constant(0.25), x.shape[-1:])
+        return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
+
+
+class SReLU(nn.Module):
+    """x between two thresholds, lines beyond, all trained per channel  (Jin et al., arXiv:1512.07030)."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        def param(name: str, value: float) -> Array:
+            return self.param(name, nn.initializers.constant(value), x.shape[-1:]).astype(x.dtype)
+
+        lower, lower_slope = param("lower_threshold", 0.0), param("lower_slope", 0.2)
+        upper, upper_slope = param("upper_threshold", 1.0), param("upper_slope", 1.0)
+        below = lower + lower_slope * (x - lower)
+        above = upper + upper_slope * (x - upper)
+        return jnp.where(x <= lower, below, jnp.where(x >= upper, above, x))
+
+
+class Swish(nn.Module):
+    """x · sigmoid(beta · x), with one trained beta  (Ramachandran et al., arXiv:1710.05941)."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        beta = self.param("beta", nn.initializers.ones, ())
+        return recompute(lambda x, beta: x * jax.nn.sigmoid(beta * x))(x, beta.astype(x.dtype))
+
+
+class RReLU(nn.Module):
+    """x where x ≥ 0, else a · x with a ~ U(1/8, 1/3), in evaluation its mean  (Xu et al., arXiv:1505.00853)."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        low, high = 1 / 8, 1 / 3
+        slope = (low + high) / 2
+        if train:
+            slope = jax.random.uniform(self.make_rng("dropout"), x.shape, x.dtype, low, high)
+        return jnp.where(x >= 0, x, slope * x)
+
+
+ACTIVATIONS: dict[str, Callable[..., Array] | type[nn.Module]] = {
+    "identity": identity,
+    "relu": relu,
+    "leaky_relu": leaky_relu,
+    "relu6": relu6,
+    "shifted_relu": shifted_relu,
+    "relu_plus_identity": relu_plus_identity,
+    "crelu": crelu,
+    "tanh": tanh,
+    "sigmoid": sigmoid,
+    "softplus": softplus,
+    "elu": elu,
+    "selu": selu,
+    "celu": celu,
+    "silu": silu,
+    "swish": silu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "mish": mish,
+    "tanhexp": tanhexp,
+    "prelu": PReLU,
+    "srelu": SReLU,
+    "trainable_swish": Swish,
+    "rrelu": RReLU,
+}
+
+
+def get_activation(activation: ActivationLike | type[nn.Module]) -> Callable[..., Array] | nn.Module:
+    """The function or module that `activation` names, or `activation` itself where it already is one."""
+    if isinstance(activation, str):
+        if activation not in ACTIVATIONS:
+            raise unknown("activation", activation, ACTIVATIONS)
+        activation = ACTIVATIONS[activation]
+    if isinstance(activation, type) and issubclass(activation, nn.Module):
+        return activation(parent=None)  # unbound, so that whoever uses it decides where its parameters live
+    if not callable(activation):
+        raise InputError(f"an activation is a name, a function or a Linen module; got {activation!r}")
+    return activation

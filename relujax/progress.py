@@ -1,0 +1,86 @@
+"""What a person sees while runs train: one live bar on a terminal or in a notebook, a line twice a minute elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+SECONDS_BETWEEN_LINES = 30
+
+
+class Reporter(Protocol):
+    """Told after each epoch of a group of runs."""
+
+    def __call__(self, label: str, *, runs: int, images: int, loss: float) -> None: ...
+
+
+def silent(label: str, *, runs: int, images: int, loss: float) -> None:
+    """Says nothing."""
+
+
+@contextmanager
+def progress(total: int, done: int) -> Iterator[Reporter]:
+    """Shows `done` of `total` run-epochs, images per second and the time left."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with (_bar if console.is_terminal or console.is_jupyter else _lines)(console, total, done) as reporter:
+        yield reporter
+
+
+@contextmanager
+def _bar(console, total: int, done: int) -> Iterator[Reporter]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("run-epochs · {task.fields[speed]} images/s · loss {task.fields[loss]} ·"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, speed_estimate_period=120) as bar:
+        task = bar.add_task("starting", total=total, completed=done, speed="–", loss="–")
+        speed = _Speed()
+
+        def report(label: str, *, runs: int, images: int, loss: float) -> None:
+            bar.update(task, advance=runs, description=label, speed=f"{speed(images):,.0f}", loss=f"{loss:.4f}")
+
+        yield report
+
+
+@contextmanager
+def _lines(console, total: int, done: int) -> Iterator[Reporter]:
+    begun = last = time.monotonic()
+    now_done = done
+    speed = _Speed()
+
+    def report(label: str, *, runs: int, images: int, loss: float) -> None:
+        nonlocal now_done, last
+        now_done += runs
+        rate, now = speed(images), time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES or now_done == total:
+            left = (now - begun) / (now_done - done) * (total - now_done)
+            print(
+                f"{label}: {now_done}/{total} run-epochs, {rate:,.0f} images/s, loss {loss:.4f}, {left / 60:.1f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
+            last = now
+
+    yield report
+
+
+class _Speed:
+    """Images per second since the last call."""
+
+    def __init__(self):
+        self.last = time.monotonic()
+
+    def __call__(self, images: int) -> float:
+        now = time.monotonic()
+        speed = images / max(now - self.last, 1e-9)
+        self.last = now
+        return speed

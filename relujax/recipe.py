@@ -1,0 +1,107 @@
+"""Recipe: everything between data and network that is not the network, and its translation to Optax."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from relujax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """A length in passes over the training images (each drops the last, incomplete batch)."""
+
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sgd:
+    """v ← μv + g, w ← w − ηv; with `nesterov`, w ← w − η(g + μv), Torch's form."""
+
+    momentum: float = 0.0
+    nesterov: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """Kingma & Ba 2015, bias-corrected."""
+
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One learning rate throughout."""
+
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDecay:
+    """`learning_rates[k]` from epoch `starts[k]` on (0-based; the first start is 0)."""
+
+    learning_rates: tuple[float, ...]
+    starts: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained."""
+
+    length: Epochs
+    batch_size: int
+    optimizer: Sgd | Adam
+    schedule: Constant | StepDecay
+    weight_decay: float = 0.0  # coupled L2, added to the gradient before momentum
+    loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
+
+    def __post_init__(self):
+        for name, value in (("epochs", self.length.count), ("batch size", self.batch_size)):
+            if value < 1:
+                raise InputError(f"{name} must be at least 1; got {value}")
+
+    def lasting(self, epochs: int) -> "Recipe":
+        """The same recipe over `epochs` epochs; the steps of the schedule move in proportion."""
+        schedule = self.schedule
+        if isinstance(schedule, StepDecay):
+            share = epochs / self.length.count
+            schedule = replace(schedule, starts=tuple(round(start * share) for start in schedule.starts))
+        return replace(self, length=Epochs(epochs), schedule=schedule)
+
+
+def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The recipe as an Optax transformation: weight decay, then momentum or Adam, then the learning rate."""
+    match recipe.schedule:
+        case Constant(learning_rate):
+            schedule = optax.constant_schedule(learning_rate)
+        case StepDecay(learning_rates=rates, starts=starts):
+            parts = [optax.constant_schedule(rate) for rate in rates]
+            schedule = optax.join_schedules(parts, [start * steps_per_epoch for start in starts[1:]])
+    match recipe.optimizer:
+        case Sgd(momentum=momentum, nesterov=nesterov):
+            descend = optax.sgd(schedule, momentum=momentum or None, nesterov=nesterov)
+        case Adam(b1=b1, b2=b2, eps=eps):
+            descend = optax.adam(schedule, b1=b1, b2=b2, eps=eps)
+    decay = optax.add_decayed_weights(recipe.weight_decay) if recipe.weight_decay else optax.identity()
+    return optax.chain(decay, descend)
+
+
+def losses(recipe: Recipe, outputs: Array, images: Array, labels: Array) -> Array:
+    """One loss per example, (N,): cross-entropy in nats, or ½ Σ over pixels of (output − image)²."""
+    if recipe.loss == "cross_entropy":
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+    return jnp.sum(optax.l2_loss(outputs, images.reshape(images.shape[0], -1)), axis=-1)
+
+
+def mistakes(recipe: Recipe, outputs: Array, labels: Array) -> dict[str, Array]:
+    """{"error": 1 where the class is wrong, (N,)} for classifiers, nothing for an autoencoder."""
+    if recipe.loss != "cross_entropy":
+        return {}
+    return {"error": (jnp.argmax(outputs, axis=-1) != labels).astype(jnp.float32)}
+
+

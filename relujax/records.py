@@ -1,0 +1,141 @@
+"""Run directories: the only truth that outlives a process, and the only thing that a report reads.
+
+WORKDIR/studies/<study>.json                     which rows, runs and overrides were asked for
+WORKDIR/runs/<trial id>/seed_3/trial.json        the trial as data
+                              metrics.jsonl      one line per epoch
+                              probes/<name>/0001.npy
+                              checkpoints/       see checkpoint.py
+                              result.json        present once the run has ended, done or diverged
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relujax.errors import InputError
+from relujax.trial import RunResult, Trial, describe, differences, trial_id
+
+
+def run_directory(workdir: Path, trial: Trial, seed: int) -> Path:
+    """Where the run of `trial` with `seed` lives."""
+    return workdir / "runs" / trial_id(trial) / f"seed_{seed}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that a reader sees the whole file or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; a damaged one is named."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); remove it to do that run again") from None
+
+
+def open_run(directory: Path, trial: Trial) -> None:
+    """Makes the run directory, or refuses one that holds another trial under the same name."""
+    path = directory / "trial.json"
+    if path.exists():
+        if differing := differences(describe(trial), read_json(path)):
+            raise InputError(f"{directory} holds another trial: {'; '.join(differing)}; use another --workdir")
+        return
+    write_json(path, describe(trial))
+
+
+def read_history(directory: Path) -> list[dict[str, float]]:
+    """The epochs in metrics.jsonl; a last line that was cut in half does not count."""
+    path = directory / "metrics.jsonl"
+    history = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            history.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return history
+
+
+def keep_epochs(directory: Path, epochs: int) -> None:
+    """Cuts metrics.jsonl back to its first `epochs` epochs, where training goes on."""
+    lines = [json.dumps(epoch) + "\n" for epoch in read_history(directory)[:epochs]]
+    if len(lines) < epochs:
+        raise InputError(f"{directory}/metrics.jsonl has {len(lines)} epochs, its checkpoint {epochs}; remove the directory")
+    path = directory / "metrics.jsonl"
+    partial = path.with_name("metrics.jsonl.partial")
+    partial.write_text("".join(lines))
+    partial.replace(path)
+
+
+def append_epoch(directory: Path, metrics: Mapping[str, float], unit_values: Mapping[str, np.ndarray]) -> None:
+    """Adds one epoch: scalars as a line of metrics.jsonl, arrays as files under probes/."""
+    epoch = int(metrics["epoch"])
+    for name, values in unit_values.items():
+        path = directory / "probes" / name / f"{epoch:05d}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, values, allow_pickle=False)
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(metrics) + "\n")
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether the run has ended, done or diverged."""
+    return (directory / "result.json").exists()
+
+
+def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
+    """One run from its directory; None where it was never begun."""
+    if not directory.exists():
+        return None
+    ended = read_json(directory / "result.json") if is_finished(directory) else {"status": "unfinished"}
+    history = read_history(directory)
+    unit_values = {}
+    if (directory / "probes").exists():
+        for folder in sorted((directory / "probes").iterdir()):
+            files = sorted(folder.glob("*.npy"))[: len(history)]
+            unit_values[folder.name] = np.stack([np.load(file, allow_pickle=False) for file in files])
+    return RunResult(
+        trial_id=trial_id(trial),
+        seed=seed,
+        status=ended["status"],
+        diverged_at_step=ended.get("diverged_at_step"),
+        history=tuple(history),
+        unit_values=unit_values,
+        environment=ended.get("environment", {}),
+    )
+
+
+def read_results(workdir: Path, trials: Mapping[str, Trial], runs: int) -> dict[str, Sequence[RunResult]]:
+    """The runs of every row that were begun, by seed."""
+    return {
+        label: [
+            run
+            for seed in range(runs)
+            if (run := read_run(run_directory(workdir, trial, seed), trial, seed)) is not None
+        ]
+        for label, trial in trials.items()
+    }
+
+
+def open_study(workdir: Path, name: str, study: Mapping[str, Any]) -> None:
+    """Notes what a study was run as; refuses a workdir that holds it as something else."""
+    path = workdir / "studies" / f"{name}.json"
+    if path.exists():
+        before = read_json(path)
+        if differing := differences(study["trials"], before["trials"]):
+            shown = "; ".join(differing[:6]) + (f"; and {len(differing) - 6} more" if len(differing) > 6 else "")
+            raise InputError(f"{workdir} holds {name} with {shown}; use another --workdir")
+    write_json(path, dict(study))
+
+
+def read_study(workdir: Path, name: str) -> dict[str, Any] | None:
+    """What the study was run as in this workdir, or None."""
+    path = workdir / "studies" / f"{name}.json"
+    return read_json(path) if path.exists() else None

@@ -1,0 +1,275 @@
+"""Study → run directories: skips the runs that are done, goes on with those that are not, trains the rest."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from relujax import datasets, records
+from relujax.checkpoint import Checkpoints
+from relujax.errors import InputError, unknown
+from relujax.progress import Reporter, progress, silent
+from relujax.sharding import batches_of_runs, everywhere, make_mesh, one_cpu_device_per_core, over_runs
+from relujax.study import Results, Study
+from relujax.train import Programs, Split, TrainState, compile_programs
+from relujax.trial import RunResult, Trial, describe
+
+CHECKPOINT_EVERY_SECONDS = 30.0
+
+
+def run(
+    study: Study,
+    *,
+    workdir: str | Path,
+    name: str | None = None,
+    only: Sequence[str] = (),
+    data_dir: str | Path | None = None,
+    devices: int | None = None,
+    tensorboard: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Results:
+    """Trains every run of `study` (or of the rows in `only`) that `workdir` does not hold yet; returns all of them."""
+    workdir = Path(workdir)
+    name = name or re.sub(r"\W+", "_", study.source).strip("_").lower()
+    for label in only:
+        if label not in study.trials:
+            raise unknown("row", label, study.trials)
+    for trial in study.trials.values():
+        check(trial)
+    chosen = {label: trial for label, trial in study.trials.items() if not only or label in only}
+    seeds = range(study.runs)
+    waiting = [trial for trial in chosen.values() if not _finished(workdir, trial, seeds)]
+    for data_name in {trial.data.name for trial in waiting}:
+        datasets.load(data_name, _path(data_dir))  # a missing dataset is found before anything is written
+    records.open_study(
+        workdir,
+        name,
+        {
+            "trials": describe(study.trials),
+            "runs": study.runs,
+            "rehearsal": list(study.rehearsal),
+            "overrides": dict(overrides or {}),
+        },
+    )
+    if waiting:
+        total = sum(trial.recipe.length.count for trial in chosen.values()) * study.runs
+        done = sum(_epochs_done(workdir, trial, seed) for trial in chosen.values() for seed in seeds)
+        with progress(total, done) as reporter:
+            for label, trial in chosen.items():
+                fit(
+                    trial,
+                    seeds=seeds,
+                    workdir=workdir,
+                    data_dir=data_dir,
+                    devices=devices,
+                    tensorboard=tensorboard,
+                    label=label,
+                    reporter=reporter,
+                )
+    return records.read_results(workdir, study.trials, study.runs)
+
+
+def fit(
+    trial: Trial,
+    *,
+    seeds: Sequence[int],
+    workdir: str | Path,
+    data_dir: str | Path | None = None,
+    devices: int | None = None,
+    tensorboard: bool = False,
+    label: str = "",
+    reporter: Reporter = silent,
+) -> list[RunResult]:
+    """Trains `trial` with each seed, several at once, into `workdir`; runs that are done there are only read."""
+    workdir = Path(workdir)
+    check(trial)
+    directories = {seed: records.run_directory(workdir, trial, seed) for seed in seeds}
+    pending = [seed for seed in seeds if not records.is_finished(directories[seed])]
+    if pending:
+        one_cpu_device_per_core(devices)
+        dataset = datasets.load(trial.data.name, _path(data_dir))
+        parts = _parts(trial, dataset)
+        progressed: dict[int, list[int]] = {}
+        for seed in pending:
+            records.open_run(directories[seed], trial)
+            progressed.setdefault(_epochs_done(workdir, trial, seed), []).append(seed)
+        for start, group in sorted(progressed.items(), reverse=True):
+            for batch in batches_of_runs(group, make_mesh(len(group), devices)):
+                own = {seed: directories[seed] for seed in batch}
+                environment = _environment(dataset, len(batch))
+                with jax.default_matmul_precision("highest"):
+                    _train(trial, own, start, parts, environment, devices, tensorboard, label, reporter)
+    return [run for seed in seeds if (run := records.read_run(directories[seed], trial, seed)) is not None]
+
+
+def check(trial: Trial) -> None:
+    """Refuses, before anything is compiled or written, what the trial's dataset cannot give."""
+    if trial.data.name not in datasets.DATASETS:
+        raise unknown("dataset", trial.data.name, datasets.DATASETS)
+    facts = datasets.DATASETS[trial.data.name]
+    left = facts.train - trial.data.validation
+    if not 0 <= trial.data.validation < facts.train:
+        raise InputError(
+            f"validation must be between 0 and {facts.train - 1}, the training images of {trial.data.name} less one; "
+            f"got {trial.data.validation}"
+        )
+    if trial.recipe.batch_size > left:
+        raise InputError(f"batch size must be at most {left}, the training images; got {trial.recipe.batch_size}")
+
+
+def _train(
+    trial: Trial,
+    directories: Mapping[int, Path],
+    start: int,
+    parts: Mapping[str, Split],
+    environment: Mapping[str, Any],
+    devices: int | None,
+    tensorboard: bool,
+    label: str,
+    reporter: Reporter,
+) -> None:
+    """Trains the runs of `directories` (seed → directory) together from epoch `start` to the end."""
+    mesh = make_mesh(len(directories), devices)
+    train = jax.device_put(parts["train"], everywhere(mesh))
+    # Where images are held out, the test images are read once, at the end.
+    watched = "validation" if "validation" in parts else "test"
+    each_epoch = {watched: jax.device_put(parts[watched], everywhere(mesh))}
+    programs = compile_programs(trial, mesh, len(train))
+    seeds = jax.device_put(np.array(list(directories), np.int32), over_runs(mesh))
+    alive = dict(enumerate(directories.values()))
+    epochs = trial.recipe.length.count
+
+    with ExitStack() as stack:
+        checkpoints = {run: Checkpoints(directory) for run, directory in alive.items()}
+        boards = {run: _tensorboard(directory) for run, directory in alive.items()} if tensorboard else {}
+        for closing in (*checkpoints.values(), *boards.values()):
+            stack.callback(closing.close)
+        states = _start(programs, seeds, train, start, checkpoints, mesh)
+        for directory in alive.values():
+            records.keep_epochs(directory, start)
+        saved = time.monotonic()
+        for epoch in range(start + 1, epochs + 1):
+            begun = time.monotonic()
+            states, metrics = programs.epoch(states, seeds, train, each_epoch)
+            if epoch == epochs and watched == "validation":
+                test = programs.test(states, jax.device_put(parts["test"], everywhere(mesh)))
+                metrics |= {f"test_{name}": value for name, value in test.items()}
+            metrics = jax.device_get(metrics)
+            step_losses = metrics.pop("step_losses")
+            seconds = (time.monotonic() - begun) / len(directories)
+            for run, directory in list(alive.items()):
+                if (step := _diverged_at(run, epoch, step_losses, metrics)) is not None:
+                    _end(directory, environment, status="diverged", diverged_at_step=step)
+                    del alive[run]
+                    continue
+                own = {name: values[run] for name, values in metrics.items()}
+                scalars = {name: float(value) for name, value in own.items() if value.ndim == 0}
+                arrays = {name: value for name, value in own.items() if value.ndim > 0}
+                line = {"epoch": epoch, "step": epoch * step_losses.shape[1], **scalars, "seconds": round(seconds, 4)}
+                records.append_epoch(directory, line, arrays)
+                for name, value in scalars.items() if boards else ():
+                    boards[run].add_scalar(name, value, epoch)
+            losses = [metrics["train_loss"][run] for run in alive]
+            reporter(
+                label,
+                runs=len(directories),
+                images=len(directories) * len(train),
+                loss=float(np.mean(losses)) if losses else float("nan"),
+            )
+            if not alive:
+                return
+            if epoch == epochs or time.monotonic() - saved > CHECKPOINT_EVERY_SECONDS:
+                host = jax.device_get(states)
+                for run in alive:
+                    checkpoints[run].save(epoch, jax.tree.map(lambda leaf, run=run: leaf[run], host))
+                saved = time.monotonic()
+    for directory in alive.values():
+        _end(directory, environment, status="done")
+
+
+def _start(
+    programs: Programs, seeds: jax.Array, train: Split, start: int, checkpoints: Mapping[int, Checkpoints], mesh: Any
+) -> TrainState:
+    """The states after epoch `start`: fresh ones, or those of the checkpoints."""
+    if start == 0:
+        return programs.init(seeds, train)
+    like = jax.eval_shape(programs.init, seeds, train)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
+    restored = [own.restore(start, like) for own in checkpoints.values()]
+    return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *restored), over_runs(mesh))
+
+
+def _diverged_at(run: int, epoch: int, step_losses: np.ndarray, metrics: Mapping[str, np.ndarray]) -> int | None:
+    """The first step of this epoch whose loss is not finite; its last one where only a later number is not."""
+    steps = step_losses.shape[1]
+    bad = np.flatnonzero(~np.isfinite(step_losses[run]))
+    if bad.size:
+        return (epoch - 1) * steps + int(bad[0]) + 1
+    return None if all(np.isfinite(values[run]).all() for values in metrics.values()) else epoch * steps
+
+
+def _end(directory: Path, environment: Mapping[str, Any], **outcome: Any) -> None:
+    records.write_json(directory / "result.json", {**outcome, "environment": dict(environment)})
+
+
+def _parts(trial: Trial, dataset: datasets.Dataset) -> dict[str, Split]:
+    train_images, train_labels, held_images, held_labels = datasets.hold_out(dataset, trial.data.validation)
+    parts = {"train": Split(train_images, train_labels), "test": Split(dataset.test_images, dataset.test_labels)}
+    return parts | ({"validation": Split(held_images, held_labels)} if trial.data.validation else {})
+
+
+def _environment(dataset: datasets.Dataset, runs_at_once: int) -> dict[str, Any]:
+    device = jax.devices()[0]
+    packages = ("relujax", "jax", "jaxlib", "flax", "optax", "numpy")
+    return {
+        "dataset": dataset.label,
+        "dataset_digest": dataset.digest,
+        "device": platform.processor() or platform.machine() if device.platform == "cpu" else device.device_kind,
+        "devices": jax.device_count(),
+        "runs_at_once": runs_at_once,
+        "python": platform.python_version(),
+        **{package: _version(package) for package in packages},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "matmul_precision": "highest",
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # used from a checkout that was never installed
+        return "not installed"
+
+
+def _tensorboard(directory: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise InputError("--tensorboard needs tensorboardX: pip install 'relujax[tensorboard]'") from None
+    return SummaryWriter(str(directory / "tensorboard"))
+
+
+def _finished(workdir: Path, trial: Trial, seeds: Sequence[int]) -> bool:
+    return all(records.is_finished(records.run_directory(workdir, trial, seed)) for seed in seeds)
+
+
+def _epochs_done(workdir: Path, trial: Trial, seed: int) -> int:
+    """Where the run goes on: all epochs once it has ended, else those of its newest checkpoint."""
+    directory = records.run_directory(workdir, trial, seed)
+    if records.is_finished(directory):
+        return trial.recipe.length.count
+    return Checkpoints.newest(directory)
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)

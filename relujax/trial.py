@@ -1,0 +1,90 @@
+"""Trial and run: one row of a table as pure data, its identity, and what one seed of it gave."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from flax import linen as nn
+
+from relujax.activations import ACTIVATIONS
+from relujax.data import Data
+from relujax.errors import InputError
+from relujax.probes import Probe
+from relujax.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One row: a network, its data, how it is trained, and what is measured after each epoch."""
+
+    model: nn.Module
+    data: Data
+    recipe: Recipe
+    probes: tuple[Probe, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A trial with one seed: its curves, one value per epoch, and the circumstances of the run."""
+
+    trial_id: str
+    seed: int
+    status: Literal["done", "diverged", "unfinished"]
+    diverged_at_step: int | None = None
+    history: tuple[Mapping[str, float], ...] = ()
+    unit_values: Mapping[str, np.ndarray] = field(default_factory=dict)  # probe → (epochs, units)
+    environment: Mapping[str, Any] = field(default_factory=dict)  # versions, device, dataset digest, flags
+
+    def curve(self, metric: str) -> np.ndarray:
+        """`metric` after each epoch, (epochs,); nan where an epoch has no value of it."""
+        return np.array([epoch.get(metric, np.nan) for epoch in self.history])
+
+    def last(self, metric: str) -> float:
+        """`metric` after the last epoch."""
+        return self.history[-1].get(metric, float("nan")) if self.history else float("nan")
+
+
+def describe(value: Any) -> Any:
+    """`value` as JSON data: dataclasses and modules by class name and fields, functions by their registered name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hidden = ("parent", "name") if isinstance(value, nn.Module) else ()
+        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name not in hidden}
+        return {"class": type(value).__name__, **fields}
+    if isinstance(value, functools.partial):
+        return {"function": describe(value.func), **describe(value.keywords)}
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [describe(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    for name, function in ACTIVATIONS.items():
+        if function is value:
+            return name
+    try:
+        return np.dtype(value).name
+    except TypeError:
+        raise InputError(
+            f"{value!r} has no registered name, so the run could not be recognised when it is resumed: "
+            "add the function to relujax.activations.ACTIVATIONS, or use functools.partial of one that is there"
+        ) from None
+
+
+def trial_id(trial: Trial) -> str:
+    """Class of the network and a hash of the trial as canonical JSON: equal trials are the same run."""
+    canonical = json.dumps(describe(trial), sort_keys=True)
+    return f"{type(trial.model).__name__}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """The fields in which two descriptions differ, e.g. ["recipe.length.count: 300, now 20"]."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        keys = dict.fromkeys([*theirs, *ours])
+        parts = [differences(ours.get(key), theirs.get(key), f"{path}.{key}" if path else key) for key in keys]
+        return [line for part in parts for line in part]
+    return [] if ours == theirs else [f"{path}: {json.dumps(theirs)}, now {json.dumps(ours)}"]
