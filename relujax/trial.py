@@ -50,11 +50,14 @@ class RunResult:
 
 
 def describe(value: Any) -> Any:
-    """`value` as JSON data: dataclasses and modules by class name and fields, functions by their registered name."""
+    """`value` as JSON data: dataclasses and modules by class name and fields, functions by their registered name.
+
+    A field that is None is left out, so that a new option that is off does not change what existing runs are called.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hidden = ("parent", "name") if isinstance(value, nn.Module) else ()
-        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name not in hidden}
-        return {"class": type(value).__name__, **fields}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in hidden}
+        return {"class": type(value).__name__, **{k: describe(v) for k, v in fields.items() if v is not None}}
     if isinstance(value, functools.partial):
         return {"function": describe(value.func), **describe(value.keywords)}
     if isinstance(value, Mapping):
