@@ -11,7 +11,7 @@ from relujax.data import Data, UnitRange
 from relujax.models.mlp import MLP, Autoencoder
 from relujax.probes import MedianActivation, UnitMedians
 from relujax.recipe import Constant, Epochs, Recipe, Sgd
-from relujax.study import Beats, Curves, Distribution, FallsFastest, LessVariance, StaysNearest, Stated, Study
+from relujax.study import Beats, Curves, Distribution, FallsFastest, LessVariance, Stated, StaysNearest, Study
 from relujax.trial import Trial
 
 leaky_relu_01 = partial(leaky_relu, negative_slope=0.1)  # α = 0.1, section 4.1
@@ -72,8 +72,8 @@ def fig_2_median_activation() -> Study:
 def appendix_c_activation_variance() -> Study:
     """Appendix C: how much each unit's median activation varies over the epochs, dense nets of 5 × 256 on MNIST.
 
-    Deviation: "the variance of these changes" can be read in two ways; both the variance over epochs of each unit's median
-    and that of its epoch-to-epoch change are judged.
+    Deviation: "the variance of these changes" can be read in two ways; both the variance over epochs of each unit's
+    median and that of its epoch-to-epoch change are judged.
     Deviation: the paper trains each network once; five runs each, so that the claim can be tested.
     """
     return Study(
@@ -107,7 +107,8 @@ def appendix_c_activation_variance() -> Study:
 def fig_3_autoencoder() -> Study:
     """Fig. 3: reconstruction error of a deep autoencoder on MNIST at four fixed learning rates.
 
-    Deviation: the loss is not stated; ½ Σ over pixels of the squared error, mean over images, as in the authors' framework.
+    Deviation: the loss is not stated; ½ Σ over pixels of the squared error, mean over images, as in the authors' own
+    framework.
     Deviation: the number of runs is not stated; 5.
     """
     activations = {"ReLU": relu, "LReLU": leaky_relu_01, "ELU": elu, "SReLU": shifted_relu}

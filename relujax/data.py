@@ -88,7 +88,7 @@ class Data:
 def augment(data: Data, keys: Array, images: Array) -> Array:
     """`data.augment` in order, with one key per example: keys (N,), images (N, H, W, C) → (N, H, W, C).
 
-    Apply it to normalised images, as fb.resnet.torch does: the padding is then the mean colour under `PerChannel`.
+    Apply it to normalised images, as fb.resnet.torch does: under `PerChannel` the padding is the mean colour.
     """
 
     def one(key: Array, image: Array) -> Array:

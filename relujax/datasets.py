@@ -1,9 +1,9 @@
 """Name → verified uint8 arrays: decoded once from a TFDS data directory, cached, checked at every load.
 
-Canonical order: within a split, examples are sorted by SHA-256(image bytes + label byte). TFDS shuffles records by a
-hash of its own keys and the original archives have another order, so only an order made of the content gives the same
-arrays, the same digest and thus the same runs from every source. It is also as good as a random permutation, and does
-not depend on a random generator that a library may change.
+Canonical order: in a split, examples are sorted by SHA-256(image bytes + label byte). TFDS shuffles records
+by a hash of its own keys and the archives have another order, so only an order made of the content gives the
+same arrays, the same digest and thus the same runs from every source. It is also as good as a random
+permutation, and depends on no random generator that a library may change.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,12 +23,13 @@ from relujax.errors import InputError, unknown
 
 Arrays = dict[str, np.ndarray]  # SPLITS × (images, labels), all uint8
 SPLITS = ("train", "test")
+STATED_DIGEST = "digest.txt"  # beside records that we prepared from archives with the right SHA-256
 PARTS = tuple(f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Published:
-    """Mean and std of the training pixels for each channel, as printed, where white is `white`."""
+    """Mean and std of the training pixels for each channel as printed in `source`, where white is `white`."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -39,29 +40,27 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of a dataset before it is read."""
+    """What is known of a dataset before it is read; the defaults are those of MNIST and its replacements."""
 
-    shape: tuple[int, int, int]  # (H, W, C)
-    train: int
-    test: int
+    shape: tuple[int, int, int] = (28, 28, 1)  # (H, W, C)
+    train: int = 60_000
+    test: int = 10_000
     num_classes: int = 10
     version: str = "3.0.1"  # of the TFDS builder
     megabytes: int  # to download
     page: str
     licence: str
-    labels: Mapping[str, str] = field(
-        default_factory=dict
-    )  # digest of the canonical arrays → label of the dataset
+    labels: Mapping[str, str] = field(default_factory=dict)  # digest → what a report calls the dataset
     published: Published | None = (
-        None  # decides where the digest is not known; every class has the same size then
+        None  # decides where the digest is not known; all classes are of one size then
     )
 
 
-FUSENET = "github.com/zlmzju/fusenet, cifar10.py and cifar100.py"
+CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+FUSENET = "github.com/zlmzju/fusenet"
 
 DATASETS = {
     "digits": Facts(
-        shape=(28, 28, 1),
         train=1437,
         test=360,
         version="scikit-learn",
@@ -71,72 +70,50 @@ DATASETS = {
         labels={"490e7c2bb07745e77a5b7c8c71b501b7000b2d7b1d05b530dc71e96fea4b9c35": "digits"},
     ),
     "mnist": Facts(
-        shape=(28, 28, 1),
-        train=60_000,
-        test=10_000,
         megabytes=12,
         page="http://yann.lecun.com/exdb/mnist/",
         licence="CC BY-SA 3.0",
         labels={"6cf27fd96beea04e3747df06a2f8935dcaedd0720b4a63c18328ffd380a94d6c": "mnist"},
     ),
     "fashion_mnist": Facts(
-        shape=(28, 28, 1),
-        train=60_000,
-        test=10_000,
         megabytes=31,
         page="https://github.com/zalandoresearch/fashion-mnist",
         licence="MIT",
-        published=Published(mean=(0.2860,), std=(0.3530,), white=1, decimals=4, source="Fashion-MNIST"),
+        published=Published((0.2860,), (0.3530,), 1, 4, "usual normalisation of Fashion-MNIST"),
     ),
     "kmnist": Facts(
-        shape=(28, 28, 1),
-        train=60_000,
-        test=10_000,
         megabytes=21,
         page="http://codh.rois.ac.jp/kmnist/index.html.en",
         licence="CC BY-SA 4.0",
-        published=Published(mean=(0.1918,), std=(0.3483,), white=1, decimals=4, source="KMNIST"),
+        published=Published((0.1918,), (0.3483,), 1, 4, "usual normalisation of KMNIST"),
     ),
     "cifar10": Facts(
         shape=(32, 32, 3),
         train=50_000,
-        test=10_000,
         version="3.0.2",
         megabytes=170,
-        page="https://www.cs.toronto.edu/~kriz/cifar.html",
+        page=CIFAR_PAGE,
         licence="none stated",
+        # Known by their digest: the official pictures after JPEG; good for rehearsals only.
         labels={"ebd4161ee786033f7061ea3cfcb7d09530ecaec999b0c527246be6fe6e3e7fba": "cifar10 (recompressed)"},
-        published=Published(
-            mean=(125.307, 122.950, 113.865),
-            std=(62.993, 62.089, 66.705),
-            white=255,
-            decimals=3,
-            source=FUSENET,
-        ),
+        published=Published((125.307, 122.950, 113.865), (62.993, 62.089, 66.705), 255, 3, FUSENET),
     ),
     "cifar100": Facts(
         shape=(32, 32, 3),
         train=50_000,
-        test=10_000,
         num_classes=100,
         version="3.0.2",
         megabytes=169,
-        page="https://www.cs.toronto.edu/~kriz/cifar.html",
+        page=CIFAR_PAGE,
         licence="none stated",
-        published=Published(
-            mean=(129.304, 124.070, 112.434),
-            std=(68.170, 65.392, 70.418),
-            white=255,
-            decimals=3,
-            source=FUSENET,
-        ),
+        published=Published((129.304, 124.070, 112.434), (68.170, 65.392, 70.418), 255, 3, FUSENET),
     ),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Both splits in canonical order: images uint8 (N, H, W, C), labels int32 (N,); the arrays are read-only."""
+    """Both splits in canonical order: images uint8 (N, H, W, C), labels int32 (N,); read-only."""
 
     name: str
     label: str  # what a report calls it: the name, or "cifar10 (recompressed)"
@@ -163,7 +140,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     cached = cache_home() / "arrays" / f"{name}-{_fingerprint(records)[:16]}"
     dataset = _read_cache(name, cached)
     if dataset is None:
-        dataset = check(name, decode(name, records), where=str(records))
+        dataset = read(name, records)
         _write_cache(dataset, cached)
     return dataset
 
@@ -175,9 +152,8 @@ def hold_out(dataset: Dataset, validation: int) -> tuple[np.ndarray, np.ndarray,
     """
     total = len(dataset.train_labels)
     if not 0 <= validation < total:
-        raise InputError(
-            f"validation must be 0 or more and below the {total} training images of {dataset.name}; got {validation}"
-        )
+        rule = f"0 or more and below {total}, the number of training images of {dataset.name}"
+        raise InputError(f"validation must be {rule}; got {validation}")
     cut = total - validation
     images, labels = dataset.train_images, dataset.train_labels
     return images[:cut], labels[:cut], images[cut:], labels[cut:]
@@ -192,6 +168,18 @@ def records_dir(name: str, data_dir: Path | None = None) -> Path:
     """Where the records of `name` lie: TFDS's layout, data_dir/name/version."""
     home = data_dir or os.environ.get("RELUJAX_DATA") or cache_home() / "data"
     return Path(home).expanduser() / name / DATASETS[name].version
+
+
+def read(name: str, records: Path) -> Dataset:
+    """The verified dataset of a TFDS record directory, past the cache."""
+    dataset = check(name, decode(name, records), where=records)
+    path = records / STATED_DIGEST
+    stated = path.read_text(errors="replace").strip() if path.is_file() else dataset.digest
+    if stated != dataset.digest:
+        raise InputError(
+            f"{records} was altered: SHA-256 of the arrays expected {stated}, got {dataset.digest}"
+        )
+    return dataset
 
 
 def decode(name: str, records: Path) -> Arrays:
@@ -215,70 +203,64 @@ def decode(name: str, records: Path) -> Arrays:
             source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
             examples = [(pixels(example["image"]), example["label"]) for example in source]
             images, labels = zip(*examples)
-            arrays |= {f"{split}_images": np.stack(images), f"{split}_labels": np.array(labels)}
+            arrays |= {f"{split}_images": np.stack(images), f"{split}_labels": np.array(labels, np.int64)}
     except Exception as error:  # TFDS, array_record, Pillow and the OS each raise their own
         reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{name}: the records in {records} cannot be read ({type(error).__name__}: {reason})"
-        ) from error
+        raise InputError(f"{name} in {records} cannot be read: {type(error).__name__}: {reason}") from error
     return arrays
 
 
-def check(name: str, arrays: Arrays, *, where: str) -> Dataset:
-    """Arrays in any order → the dataset in canonical order, or InputError with the expected and the actual fact."""
+def check(name: str, arrays: Arrays, *, where: object) -> Dataset:
+    """Arrays in any order → the verified dataset, or InputError with the expected and the actual fact."""
     facts = DATASETS[name]
 
-    def require(what: str, expected: object, actual: object) -> None:
-        if expected != actual:
+    def require(what: str, expected: object, actual: object, equal: bool | None = None) -> None:
+        if not (expected == actual if equal is None else equal):
             raise InputError(f"{where} does not hold {name}: {what} expected {expected}, got {actual}")
 
+    canonical = {}
     for split, count in zip(SPLITS, (facts.train, facts.test)):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         require(f"{split} images", (count, *facts.shape, "uint8"), (*images.shape, str(images.dtype)))
         require(f"{split} labels", (count,), labels.shape)
-        if labels.min() < 0 or labels.max() >= facts.num_classes:
-            require(f"{split} labels", f"0 … {facts.num_classes - 1}", f"{labels.min()} … {labels.max()}")
-    for split in SPLITS:
-        pair = _canonical(arrays[f"{split}_images"], arrays[f"{split}_labels"].astype(np.uint8))
-        arrays = arrays | dict(zip((f"{split}_images", f"{split}_labels"), pair))
-    digest = _digest(arrays)
-    label = facts.labels.get(digest)
-    if label is None:
-        if facts.published is None:
-            require("SHA-256 of the arrays", " or ".join(facts.labels), digest)
-        _require_published(facts, arrays, require)
-        label = name
-    return _dataset(name, label, arrays, digest)
+        low, high = labels.min(), labels.max()
+        valid = 0 <= low <= high < facts.num_classes
+        require(f"{split} labels", f"0 to {facts.num_classes - 1}", f"{low} to {high}", valid)
+        pair = _canonical(images, labels.astype(np.uint8))
+        canonical |= dict(zip((f"{split}_images", f"{split}_labels"), pair))
+    digest = _digest(canonical)
+    if digest in facts.labels:
+        return _dataset(name, facts.labels[digest], canonical, digest)
+    if facts.published is None:
+        require("SHA-256 of the arrays", " or ".join(facts.labels), digest)
+    else:
+        _require_published(facts, facts.published, canonical, require)
+    return _dataset(name, name, canonical, digest)
 
 
-def _require_published(facts: Facts, arrays: Arrays, require) -> None:
-    """The published facts that do not depend on order: class sizes, mean and std of the training pixels."""
+def _require_published(facts: Facts, published: Published, arrays: Arrays, require: Callable) -> None:
+    """The facts that do not depend on order: class sizes, mean and std of the training pixels."""
     for split, count in zip(SPLITS, (facts.train, facts.test)):
-        sizes = np.bincount(arrays[f"{split}_labels"], minlength=facts.num_classes).tolist()
-        require(f"{split} images per class", [count // facts.num_classes] * facts.num_classes, sizes)
-    known = facts.published
+        sizes = np.bincount(arrays[f"{split}_labels"], minlength=facts.num_classes)
+        expected = count // facts.num_classes
+        require(f"{split} images per class", expected, sizes.tolist(), bool((sizes == expected).all()))
     pixels = arrays["train_images"].reshape(-1, facts.shape[-1])
-    mean = pixels.sum(0, dtype=np.int64) / len(pixels)
-    squares = sum(
-        np.square(part, dtype=np.int64).sum(0) for part in np.array_split(pixels, 100)
-    )  # bounds the memory
+    mean = pixels.mean(0, dtype=np.float64)
+    # In parts: the squares of all CIFAR pixels would take 1.2 GB.
+    squares = sum(np.square(part, dtype=np.float64).sum(0) for part in np.array_split(pixels, 100))
     std = np.sqrt(squares / len(pixels) - mean**2)
-    for what, printed, actual in (("mean", known.mean, mean), ("std", known.std, std)):
-        actual = actual * known.white / 255
-        # One unit in the last place: authors round sums of float32.
-        if np.abs(actual - printed).max() > 1.01 * 10**-known.decimals:
-            require(
-                f"{what} of the training pixels ({known.source})",
-                printed,
-                tuple(actual.round(known.decimals).tolist()),
-            )
+    for what, printed, exact in (("mean", published.mean, mean), ("std", published.std, std)):
+        actual = exact * published.white / 255
+        # One unit in the last place: the authors rounded sums of float32.
+        near = bool((np.abs(actual - printed) <= 1.01 * 10**-published.decimals).all())
+        rounded = tuple(actual.round(published.decimals).tolist())
+        require(f"{what} of the training pixels ({published.source})", printed, rounded, near)
 
 
 def _canonical(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both in the order of SHA-256(image bytes + label byte)."""
-    keys = [
-        hashlib.sha256(image.tobytes() + label.tobytes()).digest() for image, label in zip(images, labels)
-    ]
+    contents = (image.tobytes() + label.tobytes() for image, label in zip(images, labels))
+    keys = [hashlib.sha256(content).digest() for content in contents]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     return images[order], labels[order]
 
@@ -293,12 +275,10 @@ def _digest(arrays: Arrays) -> str:
 
 
 def _dataset(name: str, label: str, arrays: Arrays, digest: str) -> Dataset:
-    arrays = {
-        part: array.astype(np.int32) if part.endswith("labels") else array for part, array in arrays.items()
-    }
-    for array in arrays.values():
+    ordered = [arrays[part].astype(np.int32) if part.endswith("labels") else arrays[part] for part in PARTS]
+    for array in ordered:
         array.flags.writeable = False  # what was verified stays so
-    return Dataset(name, label, DATASETS[name].num_classes, *(arrays[part] for part in PARTS), digest)
+    return Dataset(name, label, DATASETS[name].num_classes, *ordered, digest=digest)
 
 
 def _digits() -> Arrays:
@@ -310,12 +290,10 @@ def _digits() -> Arrays:
 
     source = load_digits()
     tenths = 4 * np.arange(20) - 3  # ten times the place of each target pixel's centre, in source pixels
-    weights = np.maximum(
-        0, 10 - np.abs(np.clip(tenths, 0, 70)[:, None] - 10 * np.arange(8))
-    )  # (20, 8), rows sum to 10
+    distance = np.abs(np.clip(tenths, 0, 70)[:, None] - 10 * np.arange(8))
+    weights = np.maximum(0, 10 - distance)  # (20, 8), rows sum to 10
     large = weights @ source.images.astype(np.int64) @ weights.T  # (N, 20, 20), 0 … 1600
     images = np.pad((large * 255 + 800) // 1600, ((0, 0), (4, 4), (4, 4))).astype(np.uint8)[..., None]
-    labels = source.target.astype(np.uint8)
     images, labels = _canonical(images, source.target.astype(np.uint8))
     cut = DATASETS["digits"].train
     return dict(zip(PARTS, (images[:cut], labels[:cut], images[cut:], labels[cut:])))
@@ -324,11 +302,19 @@ def _digits() -> Arrays:
 def _fingerprint(records: Path) -> str:
     """SHA-256 over names and bytes of the record files: a changed source has another cache entry."""
     sha = hashlib.sha256()
-    for path in sorted(records.iterdir()):
-        if path.is_file():
-            with path.open("rb") as file:
-                sha.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    try:
+        for path in sorted(records.iterdir()):
+            if path.is_file():
+                sha.update(f"{path.name} {file_sha256(path)}\n".encode())
+    except OSError as error:
+        raise InputError(f"{records} cannot be read: {error}") from error
     return sha.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_cache(name: str, cached: Path) -> Dataset | None:
@@ -346,16 +332,14 @@ def _write_cache(dataset: Dataset, cached: Path) -> None:
     """Whole or not at all; a cache that cannot be written costs time, not the run."""
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=".", dir=cached.parent, ignore_cleanup_errors=True
-        ) as partial:
+        with tempfile.TemporaryDirectory(prefix=".", dir=cached.parent, ignore_cleanup_errors=True) as made:
+            partial = Path(made)
             for part in PARTS:
-                np.save(
-                    Path(partial) / f"{part}.npy", getattr(dataset, part).astype(np.uint8), allow_pickle=False
-                )
+                array = getattr(dataset, part).astype(np.uint8)
+                np.save(partial / f"{part}.npy", array, allow_pickle=False)
             manifest = {"name": dataset.name, "label": dataset.label, "digest": dataset.digest}
-            (Path(partial) / "manifest.json").write_text(json.dumps(manifest, indent=1))
-            shutil.rmtree(cached, ignore_errors=True)  # only a damaged one can stand here
-            os.replace(partial, cached)
+            (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            shutil.rmtree(cached, ignore_errors=True)  # a damaged one, or another process's of this moment
+            partial.replace(cached)
     except OSError as error:
         logging.getLogger(__name__).warning("the decoded arrays are not cached: %s", error)

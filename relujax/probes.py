@@ -41,8 +41,8 @@ Probe = MedianActivation | UnitMedians
 def column_medians(values: Array) -> Array:
     """The lower median of each column of (N, units) float32 values, exact, without sorting.
 
-    Sorting 50,000 values per unit takes many times longer than an epoch of training. Floats compare as their bits do once
-    the negative ones are flipped, so the median's 32 bits can be found one after another by counting.
+    Sorting 50,000 values per unit takes many times longer than an epoch of training. Floats compare as their bits do
+    once the negative ones are flipped, so the median's 32 bits can be found one after another by counting.
     """
     bits = lax.bitcast_convert_type(values.astype(jnp.float32), jnp.uint32)
     sign = jnp.uint32(1 << 31)

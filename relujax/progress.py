@@ -62,12 +62,9 @@ def _lines(console, total: int, done: int) -> Iterator[Reporter]:
         now_done += runs
         rate, now = speed(images), time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES or now_done == total:
-            left = (now - begun) / (now_done - done) * (total - now_done)
-            print(
-                f"{label}: {now_done}/{total} run-epochs, {rate:,.0f} images/s, loss {loss:.4f}, {left / 60:.1f} min left",
-                file=sys.stderr,
-                flush=True,
-            )
+            minutes = (now - begun) / (now_done - done) * (total - now_done) / 60
+            line = f"{now_done}/{total} run-epochs, {rate:,.0f} images/s, loss {loss:.4f}, {minutes:.1f} min left"
+            print(f"{label}: {line}", file=sys.stderr, flush=True)
             last = now
 
     yield report

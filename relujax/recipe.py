@@ -103,5 +103,3 @@ def mistakes(recipe: Recipe, outputs: Array, labels: Array) -> dict[str, Array]:
     if recipe.loss != "cross_entropy":
         return {}
     return {"error": (jnp.argmax(outputs, axis=-1) != labels).astype(jnp.float32)}
-
-

@@ -67,7 +67,7 @@ def keep_epochs(directory: Path, epochs: int) -> None:
     """Cuts metrics.jsonl back to its first `epochs` epochs, where training goes on."""
     lines = [json.dumps(epoch) + "\n" for epoch in read_history(directory)[:epochs]]
     if len(lines) < epochs:
-        raise InputError(f"{directory}/metrics.jsonl has {len(lines)} epochs, its checkpoint {epochs}; remove the directory")
+        raise InputError(f"{directory} has {len(lines)} epochs of metrics, but a checkpoint of {epochs}; remove it")
     path = directory / "metrics.jsonl"
     partial = path.with_name("metrics.jsonl.partial")
     partial.write_text("".join(lines))

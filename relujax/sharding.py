@@ -13,8 +13,8 @@ from relujax.errors import InputError
 def one_cpu_device_per_core(devices: int | None = None) -> None:
     """On a machine without accelerator, lets several small runs train at once, one per core.
 
-    Two runs on two virtual devices of one thread each finish sooner than one after another with two threads each. Has to
-    come before JAX starts its devices; afterwards, as in a notebook, it changes nothing.
+    Two runs on two virtual devices finish sooner than one after another with all threads each. Has to come before JAX
+    starts its devices; afterwards, as in a notebook, it changes nothing.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -27,7 +27,7 @@ def make_mesh(runs: int, devices: int | None = None) -> Mesh:
     """A mesh with up to `runs` places along "run" and one along "data"."""
     available = jax.devices()
     if devices is not None and not 1 <= devices <= len(available):
-        raise InputError(f"--devices must be between 1 and {len(available)}, the devices of this machine; got {devices}")
+        raise InputError(f"--devices must be from 1 to {len(available)}, the devices of this machine; got {devices}")
     chosen = available[: min(devices or len(available), runs)]
     return Mesh(np.array(chosen).reshape(-1, 1), ("run", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -45,8 +45,8 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 def batches_of_runs(seeds: Sequence[int], mesh: Mesh) -> list[tuple[int, ...]]:
     """`seeds` in groups that train at once, none with an idle place.
 
-    An accelerator takes as many runs at once as divide evenly, then the rest; on CPU, where the runs of a device take turns
-    anyway, small groups mean that less is lost when the process is killed.
+    An accelerator takes as many runs at once as divide evenly, then the rest; on CPU, where the runs of a device take
+    turns anyway, small groups mean that less is lost when the process is killed.
     """
     places = mesh.shape["run"]
     at_once = places if on_cpu(mesh) else max(len(seeds) // places, 1) * places

@@ -62,7 +62,7 @@ class StaysNearest:
 
 @dataclass(frozen=True, kw_only=True)
 class FallsFastest:
-    """`metric` of `row` decreases more rapidly than that of each of `others`: its mean over the first epochs is smaller."""
+    """`metric` of `row` decreases more rapidly than in `others`: its mean over the first epochs is smaller."""
 
     row: str
     others: tuple[str, ...]
@@ -137,6 +137,9 @@ class Reported:
 
     mean: float
     std: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.mean:g}" if self.std is None else f"{self.mean:g} ± {self.std:g}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from flax import struct
 from jax import Array, lax
 from jax.sharding import Mesh
@@ -175,8 +174,8 @@ def compile_programs(trial: Trial, mesh: Mesh, train_images: int) -> Programs:
 def _each_run(mesh: Mesh, function: Callable, shared: int) -> Callable:
     """`function` of one run as a function of many; its last `shared` arguments are common to all runs.
 
-    On an accelerator the runs of a device are vmapped: one small network cannot fill it. On CPU they take turns: a batched
-    matrix product is slower there than the products one after another.
+    On an accelerator the runs of a device are vmapped: one small network cannot fill it. On CPU they take turns: a
+    batched matrix product is slower there than the products one after another.
     """
 
     def runs_of_a_device(*args: Any) -> Any:

@@ -16,7 +16,7 @@ from relujax.layers import Activation
 
 
 class MLP(nn.Module):
-    """`depth` hidden layers of `width` units, then logits: 784 – 8×128 – 10 in Fig. 2, 784 – 5×256 – 10 in appendix C."""
+    """`depth` hidden layers of `width` units, then logits: 784 – 8×128 – 10 in Fig. 2, 784 – 5×256 – 10 in app. C."""
 
     depth: int
     width: int

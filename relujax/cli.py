@@ -1,0 +1,265 @@
+"""The command line: list · show · run · report · data. It owns nothing; every command is one public call."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Literal
+
+import tyro
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from relujax import datasets, records
+from relujax.errors import InputError, unknown
+from relujax.study import Study, adapt
+from relujax.trial import describe
+
+Studies = Mapping[str, Callable[[], Study]]
+
+PREEMPTED = 3  # exit status: run the same command again to go on
+
+
+@dataclass(frozen=True)
+class List:
+    """Every study: name, source, rows × runs, and how many of its runs are done in the workdir."""
+
+    workdir: Path = Path("workdir")
+
+
+@dataclass(frozen=True)
+class Show:
+    """A study's trials as a table: network, parameters, layers, activation sites, data, recipe, the paper's numbers."""
+
+    study: tyro.conf.Positional[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train what the workdir does not hold yet, then report; the same command again goes on where it was."""
+
+    study: tyro.conf.Positional[str]
+    workdir: Path = Path("workdir")
+    """Where runs and reports go."""
+    epochs: int | None = None
+    """Train for so many epochs instead of the paper's (a rehearsal)."""
+    runs: int | None = None
+    """Seeds per row instead of the study's."""
+    data: str | None = None
+    """Another dataset, e.g. digits, which needs no download (a rehearsal)."""
+    data_dir: Path | None = None
+    """A TFDS data directory; default: $RELUJAX_DATA or ~/.cache/relujax/data."""
+    only: tuple[str, ...] = ()
+    """Train only these rows."""
+    precision: Literal["float32", "bf16"] = "float32"
+    devices: int | None = None
+    """Use so many devices (CPU: cores) instead of all."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into each run's directory."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tables, figures, verdicts and report.html again, from the run directories alone."""
+
+    study: tyro.conf.Positional[str | None] = None
+    """Only this study's table on the terminal."""
+    workdir: Path = Path("workdir")
+    record: Path | None = None
+    """Also write each study's small JSON record and its figure into this directory."""
+
+
+@dataclass(frozen=True)
+class DataCommand:
+    """Fetch, prepare and verify a dataset; what is there already is only verified."""
+
+    name: tyro.conf.Positional[str]
+    data_dir: Path | None = None
+    """A TFDS data directory; default: $RELUJAX_DATA or ~/.cache/relujax/data."""
+    mirror: tuple[str, ...] = ()
+    """Base addresses to try when the original does not answer; a file counts only with the right SHA-256."""
+
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[DataCommand, tyro.conf.subcommand("data")]
+)
+
+
+def studies_of(*modules: ModuleType) -> dict[str, Callable[[], Study]]:
+    """The public functions of the experiment files that return a Study, as "file.function", in their order."""
+    return {
+        f"{module.__name__.rpartition('.')[2]}.{name}": function
+        for module in modules
+        for name, function in vars(module).items()
+        if inspect.isfunction(function) and not name.startswith("_") and function.__annotations__.get("return") is Study
+    }
+
+
+def main(studies: Studies, arguments: list[str] | None = None) -> int:
+    """Runs one command; 0 done, 2 bad input (one line says which), 3 interrupted (the same command goes on)."""
+    command = tyro.cli(Command, args=arguments, prog="python -m experiments", description="The papers' studies.")
+    try:
+        match command:
+            case List():
+                _list(studies, command)
+            case Show():
+                _show(studies, command)
+            case Run():
+                _run(studies, command)
+            case Report():
+                _report(studies, command)
+            case DataCommand():
+                _data(command)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command again goes on where this one was", file=sys.stderr)
+        return PREEMPTED
+    return 0
+
+
+def _study(studies: Studies, name: str) -> Study:
+    if name not in studies:
+        raise unknown("study", name, studies)
+    return studies[name]()
+
+
+def _list(studies: Studies, command: List) -> None:
+    table = Table("study", "source", "rows × runs", "done", box=SIMPLE)
+    for name in studies:
+        study = _as_run(studies, name, command.workdir) or studies[name]()
+        results = records.read_results(command.workdir, study.trials, study.runs)
+        done = sum(run.status != "unfinished" for runs in results.values() for run in runs)
+        total = len(study.trials) * study.runs
+        table.add_row(name, study.source, f"{len(study.trials)} × {study.runs}", f"{done} of {total}" if done else "–")
+    Console().print(table)
+    Console().print(f"done: runs that {command.workdir} holds", style="dim")
+
+
+def _show(studies: Studies, command: Show) -> None:
+    from relujax.layers import count_parameters, ratio
+
+    study = _study(studies, command.study)
+    console = Console()
+    console.print(f"[bold]{command.study}[/] ({study.source}): {study.question}")
+    described = {label: dict(_flat(describe(trial))) for label, trial in study.trials.items()}
+    first = next(iter(described.values()))
+    common = {field for field in first if all(row.get(field) == first[field] for row in described.values())}
+    varying = dict.fromkeys(field for row in described.values() for field in row if field not in common)
+    table = Table("row", *(field.rpartition(".")[2] for field in varying), "parameters", "layers", "sites", box=SIMPLE)
+    if study.reported:
+        table.add_column("paper")
+    for label, trial in study.trials.items():
+        images = (1, *datasets.DATASETS[trial.data.name].shape)
+        layers, sites = ratio(trial.model, images)
+        cells = [described[label].get(field, "") for field in varying]
+        cells += [f"{count_parameters(trial.model, images):,}", str(layers), str(sites)]
+        if study.reported:
+            reported = study.reported.get(label)
+            cells.append("none printed" if reported is None else str(reported))
+        table.add_row(label, *cells)
+    console.print(table)
+    if not study.reported:
+        console.print("The paper prints no number for these rows.")
+    console.print("In every row:")
+    for field in first:
+        if field in common:
+            console.print(f"  {field} = {first[field]}", highlight=False)
+    console.print(f"{study.runs} runs per row. Claims:")
+    for stated in study.claims:
+        console.print(f"  {stated.words}")
+    console.print(inspect.getdoc(studies[command.study]) or "", style="dim", highlight=False)
+
+
+def _flat(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """{"recipe": {"length": {"class": "Epochs", "count": 300}}} → ("recipe.length", "Epochs"), ("….count", "300")."""
+    if isinstance(value, Mapping):
+        if "function" in value:
+            constants = ", ".join(str(item) for key, item in value.items() if key != "function")
+            yield path, f"{value['function']}({constants})"
+            return
+        if "class" in value and path:
+            yield path, str(value["class"])
+        for key, item in value.items():
+            if key != "class":
+                yield from _flat(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and not any(isinstance(item, Mapping | list) for item in value):
+        yield path, f"({', '.join(map(str, value))})"
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _flat(item, path if len(value) == 1 else f"{path}.{position + 1}")
+    else:
+        yield path, str(value)
+
+
+def _run(studies: Studies, command: Run) -> None:
+    from relujax import report, runner
+
+    overrides = {
+        "epochs": command.epochs,
+        "runs": command.runs,
+        "data": command.data,
+        "precision": command.precision,
+    }
+    study = adapt(_study(studies, command.study), **overrides)
+    results = runner.run(
+        study,
+        name=command.study,
+        workdir=command.workdir,
+        only=command.only,
+        data_dir=command.data_dir,
+        devices=command.devices,
+        tensorboard=command.tensorboard,
+        overrides=overrides,
+    )
+    Console().print(report.summary(study, results))
+    _write_report(studies, command.workdir)
+
+
+def _report(studies: Studies, command: Report) -> None:
+    from relujax import report
+
+    names = [command.study] if command.study else list(studies)
+    found = {name: study for name in names if (study := _as_run(studies, name, command.workdir))}
+    if command.study and command.study not in studies:
+        raise unknown("study", command.study, studies)
+    if not found:
+        raise InputError(f"{command.workdir} holds no run of {command.study or 'any study'}: run one first")
+    for name, study in found.items():
+        results = records.read_results(command.workdir, study.trials, study.runs)
+        Console().print(report.summary(study, results))
+        if command.record:
+            report.write_record(study, name, results, command.record)
+    _write_report(studies, command.workdir)
+
+
+def _write_report(studies: Studies, workdir: Path) -> None:
+    from relujax import report
+
+    found = {name: study for name in studies if (study := _as_run(studies, name, workdir))}
+    notes = {name: inspect.getdoc(studies[name]) or "" for name in found}
+    print(f"report: {report.write(found, workdir, notes=notes)}")
+
+
+def _as_run(studies: Studies, name: str, workdir: Path) -> Study | None:
+    """The study as this workdir holds it, with the lengths and data that it was run with; None where it was not."""
+    if name not in studies or (noted := records.read_study(workdir, name)) is None:
+        return None
+    return adapt(studies[name](), **noted["overrides"])
+
+
+def _data(command: DataCommand) -> None:
+    from relujax import download
+
+    if command.name not in datasets.DATASETS:
+        raise unknown("dataset", command.name, datasets.DATASETS)
+    dataset = download.prepare(command.name, command.data_dir, mirrors=command.mirror)
+    print(dataset)
