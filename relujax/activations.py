@@ -18,10 +18,11 @@ from jax import Array
 
 from relujax.errors import InputError, unknown
 
-ActivationLike: TypeAlias = str | Callable[..., Array] | nn.Module
+Function: TypeAlias = Callable[..., Array]  # of x, then constants
+ActivationLike: TypeAlias = str | Function | nn.Module
 
 
-def smooth(formula: Callable[..., Array]) -> Callable[..., Array]:
+def smooth(formula: Function) -> Function:
     """`formula` in float32 or wider, returned in the dtype of x; only x is kept for the backward pass."""
 
     # jax.checkpoint sets barriers (prevent_cse) and needs them: without, XLA merges the recomputation with
@@ -40,7 +41,27 @@ def smooth(formula: Callable[..., Array]) -> Callable[..., Array]:
     return function
 
 
-def gated(x: Array, gate: Callable[[Array], Array]) -> Array:
+def from_output(slope: Function) -> Callable[[Function], Function]:
+    """For a function whose derivative is slope(output): the backward pass keeps the output, not x."""
+
+    def decorate(formula: Function) -> Function:
+        with_slope = jax.custom_jvp(formula)
+
+        @with_slope.defjvp
+        def _(primals, tangents):
+            y = with_slope(*primals)
+            return y, jax.checkpoint(lambda y, dx: slope(y) * dx)(y, *tangents)
+
+        @wraps(formula)
+        def function(x: Array) -> Array:  # a custom_jvp object itself can be neither pickled nor copied
+            return with_slope(x)
+
+        return function
+
+    return decorate
+
+
+def gated(x: Array, gate: Function) -> Array:
     """x · gate(x), for a gate that rises from 0 to 1 fast enough that the limits are 0 and x."""
     # At ±∞ the product or its derivatives would be 0 · inf = nan; beyond ±1000 every gate is exactly 0 or 1.
     inside = jnp.clip(x, -1000, 1000)
@@ -82,28 +103,16 @@ def crelu(x: Array) -> Array:
     return jnp.concatenate([jax.nn.relu(x), jax.nn.relu(-x)], axis=-1)
 
 
-@jax.custom_jvp
+@from_output(lambda y: (1 - y) * (1 + y))
 def tanh(x: Array) -> Array:
-    """(e^x − e^−x) / (e^x + e^−x), whose derivative 1 − y² needs the output only."""
+    """(e^x − e^−x) / (e^x + e^−x)."""
     return jnp.tanh(x)
 
 
-@tanh.defjvp
-def _tanh_jvp(primals, tangents):
-    y = tanh(*primals)
-    return y, jax.checkpoint(lambda y, dx: (1 - y) * (1 + y) * dx)(y, *tangents)
-
-
-@jax.custom_jvp
+@from_output(lambda y: y * (1 - y))
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + e^−x), whose derivative y (1 − y) needs the output only."""
+    """1 / (1 + e^−x)."""
     return jax.nn.sigmoid(x)
-
-
-@sigmoid.defjvp
-def _sigmoid_jvp(primals, tangents):
-    y = sigmoid(*primals)
-    return y, jax.checkpoint(lambda y, dx: y * (1 - y) * dx)(y, *tangents)
 
 
 @smooth
@@ -215,7 +224,7 @@ class RReLU(nn.Module):
         return jnp.where(x >= 0, x, slope * x)
 
 
-ACTIVATIONS: dict[str, Callable[..., Array] | type[nn.Module]] = {
+ACTIVATIONS: dict[str, Function | type[nn.Module]] = {
     "identity": identity,
     "relu": relu,
     "leaky_relu": leaky_relu,
@@ -242,7 +251,7 @@ ACTIVATIONS: dict[str, Callable[..., Array] | type[nn.Module]] = {
 }
 
 
-def get_activation(activation: ActivationLike | type[nn.Module]) -> Callable[..., Array] | nn.Module:
+def get_activation(activation: ActivationLike | type[nn.Module]) -> Function | nn.Module:
     """The function or module that `activation` names, or `activation` itself where it already is one."""
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:

@@ -51,9 +51,7 @@ class Facts:
     page: str
     licence: str
     labels: Mapping[str, str] = field(default_factory=dict)  # digest → what a report calls the dataset
-    published: Published | None = (
-        None  # decides where the digest is not known; all classes are of one size then
-    )
+    published: Published | None = None  # decides where the digest is not known; all classes are of one size then
 
 
 CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -176,9 +174,7 @@ def read(name: str, records: Path) -> Dataset:
     path = records / STATED_DIGEST
     stated = path.read_text(errors="replace").strip() if path.is_file() else dataset.digest
     if stated != dataset.digest:
-        raise InputError(
-            f"{records} was altered: SHA-256 of the arrays expected {stated}, got {dataset.digest}"
-        )
+        raise InputError(f"{records} was altered: SHA-256 of the arrays expected {stated}, got {dataset.digest}")
     return dataset
 
 
@@ -200,7 +196,8 @@ def decode(name: str, records: Path) -> Arrays:
         builder = tfds.builder_from_directory(records)
         for split in SPLITS:
             # Decoded here: TFDS would take OpenCV where it is installed, and JPEG decoders differ.
-            source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+            encoded = tfds.decode.SkipDecoding()  # pyright: ignore[reportCallIssue]
+            source = builder.as_data_source(split, decoders={"image": encoded})
             examples = [(pixels(example["image"]), example["label"]) for example in source]
             images, labels = zip(*examples)
             arrays |= {f"{split}_images": np.stack(images), f"{split}_labels": np.array(labels, np.int64)}
@@ -288,13 +285,13 @@ def _digits() -> Arrays:
     """
     from sklearn.datasets import load_digits
 
-    source = load_digits()
+    pixels, labels = load_digits(return_X_y=True)
     tenths = 4 * np.arange(20) - 3  # ten times the place of each target pixel's centre, in source pixels
     distance = np.abs(np.clip(tenths, 0, 70)[:, None] - 10 * np.arange(8))
     weights = np.maximum(0, 10 - distance)  # (20, 8), rows sum to 10
-    large = weights @ source.images.astype(np.int64) @ weights.T  # (N, 20, 20), 0 … 1600
+    large = weights @ pixels.reshape(-1, 8, 8).astype(np.int64) @ weights.T  # (N, 20, 20), 0 … 1600
     images = np.pad((large * 255 + 800) // 1600, ((0, 0), (4, 4), (4, 4))).astype(np.uint8)[..., None]
-    images, labels = _canonical(images, source.target.astype(np.uint8))
+    images, labels = _canonical(images, labels.astype(np.uint8))
     cut = DATASETS["digits"].train
     return dict(zip(PARTS, (images[:cut], labels[:cut], images[cut:], labels[cut:])))
 

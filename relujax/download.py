@@ -95,6 +95,7 @@ def prepare(
             _write_records(name, columns, work, progress)
             made_records = work / name / DATASETS[name].version
             (made_records / STATED_DIGEST).write_text(dataset.digest + "\n")
+            read(name, made_records)  # as any later reader will
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 made_records.replace(target)
@@ -220,7 +221,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     if len(content) != expected or not content.startswith(header):
         raise InputError(
             f"{path}: expected {expected} bytes that begin with {header.hex()}, "
-            f"got {min(len(content), expected + 1)} that begin with {content[: len(header)].hex()}"
+            f"got {len(content)} that begin with {content[: len(header)].hex()}"
         )
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
 
@@ -254,13 +255,13 @@ def read_tar(path: Path, wanted: Sequence[str], size: int, limit: int = 1 << 28)
                     raise InputError(f"member {member.name!r} points outside")
                 if not (member.isreg() or member.isdir()):
                     raise InputError(f"member {member.name!r} is neither a file nor a folder")
-                if place in seen:
+                if place in seen or place.name in found:
                     raise InputError(f"member {member.name!r} comes twice")
                 if member.size > size + SLACK:
                     raise InputError(f"member {member.name!r} has {member.size} bytes")
                 seen.add(place)
-                if member.isreg() and place.name in wanted:
-                    found[place.name] = tar.extractfile(member).read()
+                if place.name in wanted and (opened := tar.extractfile(member)):  # None for a folder
+                    found[place.name] = opened.read()
         content = b"".join(found[name] for name in wanted)
         if len(content) != size:
             raise InputError(f"{', '.join(wanted)}: expected {size} bytes, got {len(content)}")
@@ -277,7 +278,7 @@ def _write_records(name: str, columns: dict[str, Columns], data_dir: Path, progr
     from PIL import Image
 
     facts = DATASETS[name]
-    features = {
+    features: dict[str, tfds.features.FeatureConnector] = {
         "image": tfds.features.Image(shape=facts.shape, encoding_format="png"),
         "label": tfds.features.ClassLabel(num_classes=facts.num_classes),
     }
@@ -300,6 +301,7 @@ def _write_records(name: str, columns: dict[str, Columns], data_dir: Path, progr
 
     class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version(facts.version)
+        url_infos = None  # to look them up, TFDS wants the package importlib_resources
 
         def _info(self):
             return tfds.core.DatasetInfo(

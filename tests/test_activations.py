@@ -3,6 +3,7 @@
 import bisect
 import functools
 import inspect
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -103,9 +104,9 @@ def compiled():
 
 @functools.cache
 def measured(dtype):
-    """The points as rounded to dtype, and name → value, slope, curvature there."""
+    """The points and ±∞ and nan as rounded to dtype, and name → value, slope, curvature there."""
     with jax.enable_x64(dtype == "float64"):
-        x = jnp.asarray(POINTS, dtype)
+        x = jnp.asarray(np.append(POINTS, [-np.inf, np.inf, np.nan]), dtype)
         results = compiled()(x)
         return np.asarray(x, np.float64), jax.tree.map(np.asarray, results)
 
@@ -125,10 +126,10 @@ def test_value_slope_and_curvature_agree_with_mpmath(name, dtype):
     bounds = ULPS[name] if dtype in ("float32", "float64") else HALF_ULPS
     for order, (got, ulps) in enumerate(zip(results[name], bounds, strict=True)):
         assert got.dtype == dtype
-        assert_close(name, order, x, got, float(jnp.finfo(dtype).eps), ulps)
+        assert_close(name, order, x[:-3], got[:-3], float(jnp.finfo(dtype).eps), ulps)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.lists(st.floats(-40, 40, width=32), min_size=8, max_size=8))
 def test_any_finite_input_gives_what_mpmath_gives(points):
     x = jnp.array(points, jnp.float32)
@@ -174,11 +175,10 @@ LIMITS = {  # (value, slope) at −∞ and at +∞; every curvature is 0
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_limits_at_infinity_are_exact_and_nan_stays_nan(dtype):
-    with jax.enable_x64(dtype == "float64"):
-        results = compiled()(jnp.array([-np.inf, np.inf, np.nan], dtype))
+    _, results = measured(dtype)
     eps = float(jnp.finfo(dtype).eps)
     for name in NAMES:
-        value, slope, curvature = (np.asarray(r, np.float64) for r in results[name])
+        value, slope, curvature = (np.asarray(r[-3:], np.float64) for r in results[name])
         np.testing.assert_allclose(value[:2], [end[0] for end in LIMITS[name]], rtol=eps, err_msg=name)
         np.testing.assert_allclose(slope[:2], [end[1] for end in LIMITS[name]], rtol=eps, err_msg=name)
         np.testing.assert_array_equal(curvature[:2], 0, err_msg=name)
@@ -373,7 +373,7 @@ def test_function_carries_its_registered_name_and_a_formula(name):
     assert f.__name__ == {"swish": "silu"}.get(name, name)
     assert f.__doc__ and "\n" not in f.__doc__
     assert name in REFERENCE or name in ("crelu", "swish")
-    assert get_activation(name) is f
+    assert get_activation(name) is f is pickle.loads(pickle.dumps(f))
 
 
 def test_function_or_module_passes_through():

@@ -1,0 +1,83 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relujax.errors import InputError
+from relujax.recipe import Adam, Constant, Epochs, Recipe, Sgd, StepDecay, losses, make_optimizer, mistakes
+
+
+def recipe(**changes):
+    plain = {"length": Epochs(2), "batch_size": 4, "optimizer": Sgd(), "schedule": Constant(0.1)}
+    return Recipe(**(plain | changes))
+
+
+def steps(optimizer, gradients, start=1.0):
+    """The parameter after each of `gradients`."""
+    params = jnp.array(start)
+    state, path = optimizer.init(params), []
+    for gradient in gradients:
+        changes, state = optimizer.update(jnp.array(gradient), state, params)
+        params = params + changes
+        path.append(float(params))
+    return path
+
+
+def test_plain_sgd_follows_the_gradient():
+    np.testing.assert_allclose(steps(make_optimizer(recipe(), 10), [1.0, 2.0]), [0.9, 0.7], rtol=1e-6)
+
+
+def test_weight_decay_is_added_to_the_gradient_before_momentum():
+    optimizer = make_optimizer(recipe(optimizer=Sgd(momentum=0.9), weight_decay=0.5), 10)
+    w, v, expected = 1.0, 0.0, []
+    for gradient in (1.0, 2.0, -1.0):
+        v = 0.9 * v + gradient + 0.5 * w
+        w -= 0.1 * v
+        expected.append(w)
+    np.testing.assert_allclose(steps(optimizer, [1.0, 2.0, -1.0]), expected, rtol=1e-5)
+
+
+def test_nesterov_is_torchs_form():
+    optimizer = make_optimizer(recipe(optimizer=Sgd(momentum=0.9, nesterov=True)), 10)
+    w, v, expected = 1.0, 0.0, []
+    for gradient in (1.0, 2.0, -1.0):
+        v = 0.9 * v + gradient
+        w -= 0.1 * (gradient + 0.9 * v)
+        expected.append(w)
+    np.testing.assert_allclose(steps(optimizer, [1.0, 2.0, -1.0]), expected, rtol=1e-5)
+
+
+def test_first_adam_step_has_the_size_of_the_learning_rate():
+    np.testing.assert_allclose(steps(make_optimizer(recipe(optimizer=Adam()), 10), [123.0]), [0.9], rtol=1e-5)
+
+
+def test_step_decay_changes_at_the_first_step_of_its_epochs():
+    decay = StepDecay(learning_rates=(1.0, 0.1, 0.01), starts=(0, 1, 3))
+    path = steps(make_optimizer(recipe(schedule=decay), 2), [1.0] * 7, start=0.0)
+    np.testing.assert_allclose(-np.diff([0.0, *path]), [1, 1, 0.1, 0.1, 0.1, 0.1, 0.01], rtol=1e-5)
+
+
+def test_a_shortened_recipe_moves_the_steps_of_its_schedule():
+    decay = StepDecay(learning_rates=(1.0, 0.1, 0.01), starts=(0, 200, 300))
+    short = recipe(length=Epochs(400), schedule=decay).lasting(20)
+    assert short.length == Epochs(20)
+    assert short.schedule == StepDecay(learning_rates=(1.0, 0.1, 0.01), starts=(0, 10, 15))
+
+
+def test_squared_error_is_half_the_sum_over_pixels():
+    images = jnp.zeros((2, 2, 2, 1))
+    outputs = jnp.array([[1.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 3.0]])
+    found = losses(recipe(loss="squared_error"), outputs, images, jnp.zeros(2, jnp.int32))
+    np.testing.assert_allclose(found, [2.5, 4.5])
+
+
+def test_cross_entropy_is_in_nats_and_errors_are_counted():
+    logits, labels = jnp.zeros((2, 10)).at[0, 3].set(5.0), jnp.array([3, 3])
+    expected = [np.log(9 + np.e**5) - 5, np.log(10)]
+    np.testing.assert_allclose(losses(recipe(), logits, jnp.zeros((2, 1, 1, 1)), labels), expected, rtol=1e-5)
+    np.testing.assert_array_equal(mistakes(recipe(), logits, labels)["error"], [0, 1])
+
+
+@pytest.mark.parametrize("changes", [{"length": Epochs(0)}, {"length": Epochs(-3)}, {"batch_size": 0}])
+def test_a_length_below_one_is_refused_with_its_value(changes):
+    with pytest.raises(InputError, match="at least 1; got"):
+        recipe(**changes)

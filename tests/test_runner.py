@@ -1,0 +1,180 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import elu
+from relujax import records, runner
+from relujax.data import Data, UnitRange
+from relujax.errors import InputError
+from relujax.models.mlp import MLP, Autoencoder
+from relujax.probes import MedianActivation, UnitMedians
+from relujax.recipe import Constant, Epochs, Recipe, Sgd
+from relujax.study import adapt
+from relujax.trial import Trial
+
+ROOT = Path(__file__).parents[1]
+
+TRIAL = Trial(
+    model=MLP(depth=2, width=16, num_classes=10, activation="elu"),
+    data=Data(name="digits", normalize=UnitRange(), validation=200),
+    recipe=Recipe(length=Epochs(4), batch_size=64, optimizer=Sgd(momentum=0.9), schedule=Constant(0.05)),
+    probes=(MedianActivation(), UnitMedians()),
+)
+
+
+def numbers(run):
+    """A run's curves without wall-clock fields."""
+    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in run.history]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return runner.fit(TRIAL, seeds=(0, 1), workdir=tmp_path_factory.mktemp("whole"))
+
+
+def test_fit_learns_and_records_every_epoch(uninterrupted):
+    for run in uninterrupted:
+        assert run.status == "done"
+        assert [epoch["epoch"] for epoch in run.history] == [1, 2, 3, 4]
+        assert [epoch["step"] for epoch in run.history] == [19, 38, 57, 76]  # 1,237 images in batches of 64
+        assert run.last("train_loss") < run.history[0]["train_loss"]
+        assert run.last("test_error") < 0.2
+        assert np.isnan(run.curve("test_error")[:3]).all()  # held out until the end
+        assert run.unit_values["unit_medians"].shape == (4, 32)
+        assert run.environment["dataset"] == "digits" and run.environment["jax"]
+    assert numbers(uninterrupted[0]) != numbers(uninterrupted[1])
+
+
+def test_a_finished_run_is_only_read(uninterrupted, tmp_path, monkeypatch):
+    runner.fit(TRIAL, seeds=(0,), workdir=tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr(runner, "_train", lambda *args: pytest.fail("trained again"))
+    again = runner.fit(TRIAL, seeds=(0,), workdir=tmp_path)
+    assert numbers(again[0]) == numbers(uninterrupted[0])
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_run_killed_between_checkpoints_goes_on_and_ends_the_same(uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "CHECKPOINT_EVERY_SECONDS", 0.0)
+    append, calls = records.append_epoch, []
+
+    def append_until_killed(*args):
+        append(*args)
+        calls.append(args)
+        if len(calls) == 6:  # both runs' third epoch is on disk, its checkpoint is not
+            raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(records, "append_epoch", append_until_killed)
+        runner.fit(TRIAL, seeds=(0, 1), workdir=tmp_path)
+    directory = records.run_directory(tmp_path, TRIAL, 0)
+    assert len(records.read_history(directory)) == 3 and not records.is_finished(directory)
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "tra')  # cut in half
+    resumed = runner.fit(TRIAL, seeds=(0, 1), workdir=tmp_path)
+    assert [numbers(run) for run in resumed] == [numbers(run) for run in uninterrupted]
+    for ours, theirs in zip(resumed, uninterrupted):
+        np.testing.assert_array_equal(ours.unit_values["unit_medians"], theirs.unit_values["unit_medians"])
+
+
+def test_killing_the_process_loses_nothing_that_was_saved(tmp_path):
+    command = [sys.executable, "-m", "experiments", "run", "elu.fig_2_median_activation"]
+    command += ["--data", "digits", "--epochs", "12", "--runs", "1", "--only", "ELU", "--workdir", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not list(tmp_path.glob("killed/runs/*/seed_0/metrics.jsonl")) and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    (metrics,) = tmp_path.glob("killed/runs/*/seed_0/metrics.jsonl")
+    study = adapt(elu.fig_2_median_activation(), epochs=12, runs=1, data="digits")
+    (whole,) = runner.fit(study.trials["ELU"], seeds=(0,), workdir=tmp_path / "whole")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [{k: v for k, v in line.items() if k != "seconds"} for line in lines] == numbers(whole)
+
+
+def test_a_diverged_run_is_marked_with_its_step_and_the_others_go_on(uninterrupted, tmp_path, monkeypatch):
+    compile_programs = runner.compile_programs
+
+    def with_one_bad_loss(*args):
+        programs = compile_programs(*args)
+
+        def epoch(states, seeds, train, others):
+            states, metrics = programs.epoch(states, seeds, train, others)
+            bad = (states.step == 2 * 19)[:, None] & (seeds == 1)[:, None] & (jnp.arange(19) == 6)
+            return states, metrics | {"step_losses": jnp.where(bad, jnp.nan, metrics["step_losses"])}
+
+        return replace(programs, epoch=epoch)
+
+    monkeypatch.setattr(runner, "compile_programs", with_one_bad_loss)
+    good, bad = runner.fit(TRIAL, seeds=(0, 1), workdir=tmp_path)
+    assert good.status == "done" and numbers(good) == numbers(uninterrupted[0])
+    assert bad.status == "diverged" and bad.diverged_at_step == 19 + 7
+    assert len(bad.history) == 1
+
+
+def test_a_learning_rate_that_is_too_large_ends_as_diverged(tmp_path):
+    recipe = replace(TRIAL.recipe, schedule=Constant(1e8), loss="squared_error")
+    trial = replace(TRIAL, recipe=recipe, probes=(), model=Autoencoder(activation="relu", widths=(8,), code=4))
+    (run,) = runner.fit(trial, seeds=(0,), workdir=tmp_path)
+    assert run.status == "diverged" and 1 <= run.diverged_at_step <= 19
+
+
+def test_an_autoencoder_watches_the_test_images_every_epoch(tmp_path):
+    data = replace(TRIAL.data, validation=0)
+    recipe = replace(TRIAL.recipe, schedule=Constant(1e-4), loss="squared_error")
+    trial = Trial(model=Autoencoder(activation="elu", widths=(16,), code=4), data=data, recipe=recipe)
+    (run,) = runner.fit(trial, seeds=(0,), workdir=tmp_path)
+    assert np.isfinite(run.curve("test_loss")).all() and "test_error" not in run.history[0]
+    assert run.last("train_loss") < run.history[0]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"validation": 1437}, "validation must be between 0 and 1436.*got 1437"),
+        ({"validation": -1}, "got -1"),
+        ({"name": "digit"}, "unknown dataset 'digit': did you mean 'digits'"),
+    ],
+)
+def test_data_that_cannot_be_is_refused_before_anything_is_written(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        runner.fit(replace(TRIAL, data=replace(TRIAL.data, **change)), seeds=(0,), workdir=tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_directory_that_holds_another_trial_is_refused_with_the_fields(tmp_path):
+    directory = records.run_directory(tmp_path, TRIAL, 0)
+    records.open_run(directory, replace(TRIAL, recipe=replace(TRIAL.recipe, batch_size=32)))
+    with pytest.raises(InputError, match=r"recipe.batch_size: 32, now 64"):
+        runner.fit(TRIAL, seeds=(0,), workdir=tmp_path)
+
+
+def test_a_study_run_with_other_settings_is_refused_with_the_fields(tmp_path):
+    short = adapt(elu.fig_2_median_activation(), epochs=1, runs=1, data="digits")
+    runner.run(short, name="fig", workdir=tmp_path, only=("ELU",))
+    longer = adapt(elu.fig_2_median_activation(), epochs=2, runs=1, data="digits")
+    with pytest.raises(InputError, match=r"ELU.recipe.length.count: 1, now 2.*--workdir"):
+        runner.run(longer, name="fig", workdir=tmp_path)
+
+
+def test_a_damaged_result_is_named(tmp_path):
+    runner.fit(replace(TRIAL, recipe=TRIAL.recipe.lasting(1)), seeds=(0,), workdir=tmp_path)
+    (path,) = tmp_path.glob("runs/*/seed_0/result.json")
+    path.write_text("{")
+    with pytest.raises(InputError, match="result.json is damaged"):
+        runner.fit(replace(TRIAL, recipe=TRIAL.recipe.lasting(1)), seeds=(0,), workdir=tmp_path)

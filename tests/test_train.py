@@ -1,0 +1,137 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relujax import datasets
+from relujax.data import Data, UnitRange
+from relujax.models.mlp import MLP
+from relujax.probes import MedianActivation
+from relujax.recipe import Constant, Epochs, Recipe, Sgd, make_optimizer
+from relujax.sharding import batches_of_runs, make_mesh, over_runs
+from relujax.train import Split, compile_programs, evaluate, init_state, keys, train_epoch
+from relujax.trial import Trial
+
+RECIPE = Recipe(length=Epochs(2), batch_size=64, optimizer=Sgd(), schedule=Constant(0.05))
+TRIAL = Trial(
+    model=MLP(depth=2, width=16, num_classes=10, activation="elu"),
+    data=Data(name="digits", normalize=UnitRange()),
+    recipe=RECIPE,
+    probes=(MedianActivation(images=100),),
+)
+OPTIMIZER = make_optimizer(RECIPE, 22)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    dataset = datasets.load("digits")
+    return Split(jnp.array(dataset.train_images), jnp.array(dataset.train_labels))
+
+
+def trained(digits, devices, seeds, epochs=2):
+    mesh = make_mesh(len(seeds), devices)
+    programs = compile_programs(TRIAL, mesh, len(digits))
+    seeds = jnp.array(seeds)
+    states = programs.init(seeds, digits)
+    for _ in range(epochs):
+        states, metrics = programs.epoch(states, seeds, digits, {})
+    return jax.device_get((states, metrics))
+
+
+def assert_close(ours, theirs, tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), ours, theirs)
+
+
+def test_an_epoch_in_one_scan_equals_a_loop_in_numpy(digits):
+    """Float64 mathematics of the same net, weights, batches and steps, written out by hand."""
+    seed = jnp.array(7)
+    state = init_state(TRIAL, OPTIMIZER, seed, digits.images)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
+    order = jax.random.permutation(jax.random.fold_in(keys(seed)[1], 0), len(digits))
+    images, labels = np.asarray(digits.images), np.asarray(digits.labels)
+    loss_sum = 0.0
+    for start in range(0, 22 * 64, 64):
+        chosen = np.asarray(order[start : start + 64])
+        x, target = images[chosen].reshape(64, -1) / 255, np.eye(10)[labels[chosen]]
+        layers = [x]
+        for name in ("dense1", "dense2"):
+            z = layers[-1] @ params[name]["kernel"] + params[name]["bias"]
+            layers.append(np.where(z > 0, z, np.expm1(np.minimum(z, 0))))
+        z = layers[-1] @ params["head"]["kernel"] + params["head"]["bias"]
+        p = np.exp(z - z.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        loss_sum += -np.mean(np.log(p[target == 1]))
+        back = (p - target) / 64
+        gradients = {}
+        for name, above in (("head", layers[2]), ("dense2", layers[1]), ("dense1", layers[0])):
+            gradients[name] = {"kernel": above.T @ back, "bias": back.sum(0)}
+            back = back @ params[name]["kernel"].T
+            back = back * np.where(above > 0, 1, above + 1)  # ELU's derivative from its output
+        params = jax.tree.map(lambda w, g: w - 0.05 * g, params, gradients)
+    after, metrics = jax.jit(lambda state, seed: train_epoch(TRIAL, OPTIMIZER, state, seed, digits))(state, seed)
+    assert int(after.step) == 22
+    np.testing.assert_allclose(np.mean(metrics["loss"]), loss_sum / 22, rtol=1e-5)
+    assert_close(after.params, params, 1e-5)
+
+
+def test_evaluation_counts_each_example_once_when_sizes_do_not_divide(digits):
+    state = init_state(TRIAL, OPTIMIZER, jnp.array(0), digits.images)
+    found = evaluate(TRIAL, state, digits)  # 1,437 images in batches of 1,000
+    logits = TRIAL.model.apply({"params": state.params}, digits.images / 255, train=False)
+    wrong = np.argmax(logits, -1) != np.asarray(digits.labels)
+    np.testing.assert_allclose(found["error"], wrong.mean(), rtol=1e-6)
+    log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    np.testing.assert_allclose(found["loss"], -log_p[np.arange(len(wrong)), digits.labels].mean(), rtol=1e-5)
+
+
+def test_each_epoch_is_a_permutation_and_no_two_are_the_same(digits):
+    _, order_key, _ = keys(jnp.array(0))
+    first, second = (jax.random.permutation(jax.random.fold_in(order_key, epoch), len(digits)) for epoch in (0, 1))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(1437))
+    assert first.tolist() != second.tolist()
+
+
+def test_one_and_two_devices_give_the_same_parameters(digits):
+    assert_close(trained(digits, 1, (0, 1)), trained(digits, 2, (0, 1)), 1e-5)
+
+
+def test_a_run_does_not_depend_on_its_neighbours(digits):
+    together, _ = trained(digits, 2, (4, 5))
+    alone, _ = trained(digits, 1, (5,))
+    assert_close(jax.tree.map(lambda leaf: leaf[1:], together), alone, 1e-5)
+
+
+def test_the_same_seed_gives_identical_runs_and_five_seeds_differ(digits):
+    first, _ = trained(digits, 1, (0, 1, 2, 3, 4), epochs=1)
+    again, _ = trained(digits, 1, (0, 1, 2, 3, 4), epochs=1)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    heads = {leaf.tobytes() for leaf in first.params["head"]["kernel"]}
+    assert len(heads) == 5
+
+
+def test_the_epoch_is_compiled_once(digits):
+    programs = compile_programs(TRIAL, make_mesh(2, 2), len(digits))
+    seeds = jax.device_put(np.arange(2), over_runs(make_mesh(2, 2)))
+    states = programs.init(seeds, digits)
+    for _ in range(3):
+        states, _ = programs.epoch(states, seeds, digits, {})
+    assert programs.epoch._cache_size() == 1
+
+
+def test_the_probe_sees_the_network_after_the_epoch(digits):
+    states, metrics = trained(digits, 1, (3,), epochs=1)
+    params = jax.tree.map(lambda leaf: leaf[0].astype(np.float64), states.params)
+    x = np.asarray(digits.images[:100]).reshape(100, -1) / 255
+    means = []
+    for name in ("dense1", "dense2"):
+        z = x @ params[name]["kernel"] + params[name]["bias"]
+        x = np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
+        means.append(x.mean(0))
+    np.testing.assert_allclose(metrics["median_activation"][0], np.median(np.concatenate(means)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "seeds, devices, groups", [(5, 2, [(0, 1), (2, 3), (4,)]), (1, 2, [(0,)]), (4, 2, [(0, 1), (2, 3)]), (2, 1, [(0,), (1,)])]
+)
+def test_runs_are_grouped_without_an_idle_place(seeds, devices, groups):
+    assert batches_of_runs(range(seeds), make_mesh(seeds, devices)) == groups
