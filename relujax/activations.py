@@ -52,11 +52,8 @@ def from_output(slope: Function) -> Callable[[Function], Function]:
             y = with_slope(*primals)
             return y, jax.checkpoint(lambda y, dx: slope(y) * dx)(y, *tangents)
 
-        @wraps(formula)
-        def function(x: Array) -> Array:  # a custom_jvp object itself can be neither pickled nor copied
-            return with_slope(x)
-
-        return function
+        # A plain function around it, because a custom_jvp object cannot be pickled.
+        return wraps(formula)(lambda x: with_slope(x))
 
     return decorate
 
@@ -217,10 +214,9 @@ class RReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        low, high = 1 / 8, 1 / 3
-        slope = (low + high) / 2
+        slope = (1 / 8 + 1 / 3) / 2
         if train:
-            slope = jax.random.uniform(self.make_rng("dropout"), x.shape, x.dtype, low, high)
+            slope = jax.random.uniform(self.make_rng("dropout"), x.shape, x.dtype, 1 / 8, 1 / 3)
         return jnp.where(x >= 0, x, slope * x)
 
 

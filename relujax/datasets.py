@@ -196,8 +196,8 @@ def decode(name: str, records: Path) -> Arrays:
         builder = tfds.builder_from_directory(records)
         for split in SPLITS:
             # Decoded here: TFDS would take OpenCV where it is installed, and JPEG decoders differ.
-            encoded = tfds.decode.SkipDecoding()  # pyright: ignore[reportCallIssue]
-            source = builder.as_data_source(split, decoders={"image": encoded})
+            decoders = {"image": tfds.decode.SkipDecoding()}
+            source = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]
             examples = [(pixels(example["image"]), example["label"]) for example in source]
             images, labels = zip(*examples)
             arrays |= {f"{split}_images": np.stack(images), f"{split}_labels": np.array(labels, np.int64)}

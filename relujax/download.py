@@ -292,7 +292,9 @@ def _write_records(name: str, columns: dict[str, Columns], data_dir: Path, progr
         for i, image in enumerate(images):
             png = io.BytesIO()
             Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(png, "PNG")
-            example = {key: int(values[i]) for key, values in columns[split].items() if key != "image"}
+            example: dict[str, object] = {
+                key: int(values[i]) for key, values in columns[split].items() if key != "image"
+            }
             if "id" in features:
                 example["id"] = f"{split}_{i:05d}"
             if i % 1000 == 0:

@@ -211,6 +211,17 @@ def judge(stated: Stated, results: Results, rehearsal: Sequence[str] = ()) -> Ju
     return Judgement(stated=stated, verdict=verdict, finding=finding, p_value=p_value if smallest <= LEVEL else None)
 
 
+def rehearsal_reasons(study: Study, results: Results) -> tuple[str, ...]:
+    """Why these runs are not the paper's: how the study was adapted, and data that is not the real bytes."""
+    labels = {
+        f"{run.environment['dataset']} instead of {trial.data.name}"
+        for label, trial in study.trials.items()
+        for run in results.get(label, ())
+        if run.environment.get("dataset", trial.data.name) != trial.data.name
+    }
+    return (*study.rehearsal, *sorted(labels))
+
+
 def _scores(claim: Claim, runs: Sequence[RunResult]) -> np.ndarray:
     """One score per finished run; a diverged run scores worst, so that it cannot make its row look better."""
     scores = [np.inf if run.status == "diverged" else claim.score(run) for run in runs if run.status != "unfinished"]

@@ -73,9 +73,7 @@ ULPS = dict.fromkeys(NAMES, (4, 24, 24)) | {
 }
 HALF_ULPS = (1, 2, 3)  # one rounding of a float32 result; tanh and sigmoid differentiate their rounded output
 
-POINTS = np.concatenate(
-    [np.arange(-24, 24.5, 0.75), [0.0, -0.0, 1e-30, -1e-30, 1, -1, 20, -20, 100, -100, 1e4, -1e4]]
-)
+POINTS = np.concatenate([np.arange(-24, 24.5, 0.75), [0.0, -0.0, 1e-30, -1e-30, 1, -1, 20, -20, 100, -100, 1e4, -1e4]])
 
 
 @functools.cache

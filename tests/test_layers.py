@@ -100,6 +100,4 @@ def test_bf16_computes_in_bf16_with_float32_parameters_and_logits():
 
 def test_an_input_that_is_no_image_is_refused_with_its_shape():
     with pytest.raises(InputError, match=r"\(N, H, W, C\).*\(2, 784\)"):
-        MLP(depth=2, width=8, num_classes=10, activation="elu").init(
-            jax.random.key(0), jnp.ones((2, 784)), train=False
-        )
+        MLP(depth=2, width=8, num_classes=10, activation="elu").init(jax.random.key(0), jnp.ones((2, 784)), train=False)

@@ -92,7 +92,8 @@ def test_a_run_killed_between_checkpoints_goes_on_and_ends_the_same(uninterrupte
 
 def test_killing_the_process_loses_nothing_that_was_saved(tmp_path):
     command = [sys.executable, "-m", "experiments", "run", "elu.fig_2_median_activation"]
-    command += ["--data", "digits", "--epochs", "12", "--runs", "1", "--only", "ELU", "--workdir", str(tmp_path / "killed")]
+    command += ["--data", "digits", "--epochs", "12", "--runs", "1", "--only", "ELU"]
+    command += ["--workdir", str(tmp_path / "killed")]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while not list(tmp_path.glob("killed/runs/*/seed_0/metrics.jsonl")) and process.poll() is None:
         time.sleep(0.01)
@@ -176,5 +177,5 @@ def test_a_damaged_result_is_named(tmp_path):
     runner.fit(replace(TRIAL, recipe=TRIAL.recipe.lasting(1)), seeds=(0,), workdir=tmp_path)
     (path,) = tmp_path.glob("runs/*/seed_0/result.json")
     path.write_text("{")
-    with pytest.raises(InputError, match="result.json is damaged"):
+    with pytest.raises(InputError, match=r"result\.json is damaged"):
         runner.fit(replace(TRIAL, recipe=TRIAL.recipe.lasting(1)), seeds=(0,), workdir=tmp_path)

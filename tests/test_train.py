@@ -131,7 +131,8 @@ def test_the_probe_sees_the_network_after_the_epoch(digits):
 
 
 @pytest.mark.parametrize(
-    "seeds, devices, groups", [(5, 2, [(0, 1), (2, 3), (4,)]), (1, 2, [(0,)]), (4, 2, [(0, 1), (2, 3)]), (2, 1, [(0,), (1,)])]
+    "seeds, devices, groups",
+    [(5, 2, [(0, 1), (2, 3), (4,)]), (1, 2, [(0,)]), (4, 2, [(0, 1), (2, 3)]), (2, 1, [(0,), (1,)])],
 )
 def test_runs_are_grouped_without_an_idle_place(seeds, devices, groups):
     assert batches_of_runs(range(seeds), make_mesh(seeds, devices)) == groups

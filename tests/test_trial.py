@@ -6,6 +6,7 @@ import pytest
 from experiments import elu
 from relujax.activations import elu as elu_function
 from relujax.activations import leaky_relu
+from relujax.cli import studies_of
 from relujax.data import Data, UnitRange
 from relujax.errors import InputError
 from relujax.models.mlp import MLP
@@ -27,12 +28,13 @@ def test_equal_trials_are_the_same_run_however_the_activation_is_given():
 
 
 def test_any_changed_setting_is_another_run():
-    trials = [trial(), trial("relu"), trial(epochs=3), trial(dtype=jnp.bfloat16), trial(partial(leaky_relu, negative_slope=0.1))]
+    leaky = partial(leaky_relu, negative_slope=0.1)
+    trials = [trial(), trial("relu"), trial(epochs=3), trial(dtype=jnp.bfloat16), trial(leaky)]
     assert len({trial_id(each) for each in trials}) == len(trials)
 
 
 def test_a_function_without_a_registered_name_is_refused_with_the_way_out():
-    with pytest.raises(InputError, match="no registered name.*ACTIVATIONS"):
+    with pytest.raises(InputError, match=r"no registered name.*ACTIVATIONS"):
         trial_id(trial(lambda x: x))
 
 
@@ -40,7 +42,7 @@ def test_differences_name_the_field_and_both_values():
     assert differences(describe(trial(epochs=20)), describe(trial(epochs=300))) == ["recipe.length.count: 300, now 20"]
 
 
-@pytest.mark.parametrize("study", [elu.fig_2_median_activation, elu.appendix_c_activation_variance, elu.fig_3_autoencoder])
+@pytest.mark.parametrize("study", studies_of(elu).values())
 def test_two_calls_of_a_study_function_return_equal_objects(study):
     assert study() == study()
 

@@ -1,0 +1,270 @@
+"""Run directories → tables, figures, verdicts and one HTML page; reads files only, and only `write…` makes any."""
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.box import SIMPLE
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from relujax import figures, records, statistics
+from relujax.study import Judgement, Results, Study, judge, rehearsal_reasons, variance_over_epochs
+from relujax.trial import RunResult, describe, trial_id
+
+Style = Literal["text", "markdown", "latex"]
+NOTHING = "–"
+
+
+def table_cells(study: Study, results: Results) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the study's table: row, mean ± std of each metric, n, and the paper's number if it has any."""
+    header = ["", *map(_heading, study.metrics), "n"] + (["paper"] if study.reported else [])
+    rows = []
+    for label in study.trials:
+        runs = results.get(label, ())
+        cells = [label, *(_spread([run.last(m) for run in runs if run.status == "done"], m) for m in study.metrics)]
+        cells.append(_count(study, runs))
+        if study.reported:
+            cells.append(str(study.reported.get(label, NOTHING)))
+        rows.append(cells)
+    return header, rows
+
+
+def table(study: Study, results: Results, style: Style) -> str:
+    """The study's table as plain text, Markdown or LaTeX."""
+    header, rows = table_cells(study, results)
+    if style == "latex":
+        lines = [" & ".join(map(_latex, cells)) + r" \\" for cells in (header, *rows)]
+        columns = "l" + "r" * (len(header) - 1)
+        top = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", lines[0], r"\hline"]
+        return "\n".join([*top, *lines[1:], r"\hline", r"\end{tabular}"]) + "\n"
+    if style == "markdown":
+        lines = ["| " + " | ".join(map(_markdown, cells)) + " |" for cells in (header, *rows)]
+        return "\n".join([lines[0], "|" + " --- |" * len(header), *lines[1:]]) + "\n"
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip() for cells in (header, *rows)]
+    return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]]) + "\n"
+
+
+def judgements(study: Study, results: Results) -> list[Judgement]:
+    """The verdict on each claim of the study."""
+    reasons = rehearsal_reasons(study, results)
+    return [judge(stated, results, reasons) for stated in study.claims]
+
+
+def summary(study: Study, results: Results) -> Group:
+    """What the terminal shows after a run: the table, then each claim with its verdict and the numbers behind it."""
+    header, rows = table_cells(study, results)
+    grid = Table(*header, box=SIMPLE)
+    for cells in rows:
+        grid.add_row(*map(Text, cells))
+    parts: list[Text | Table] = [Text(f"{study.source}: {study.question}", style="bold")]
+    if reasons := rehearsal_reasons(study, results):
+        parts.append(Text(f"Rehearsal, not the paper's study: {'; '.join(reasons)}.", style="yellow"))
+    parts.append(grid)
+    for judgement in judgements(study, results):
+        parts.append(Text(f"{judgement.verdict.value.upper()}: {judgement.stated.words}", style="bold"))
+        parts.append(Text(f"  {judgement.finding}\n"))
+    return Group(*parts)
+
+
+def write(studies: Mapping[str, Study], workdir: Path, notes: Mapping[str, str] | None = None) -> Path:
+    """Writes report/<study>.{svg,png,md,tex} for each study, and report.html over all; returns the page's path."""
+    import jinja2
+
+    sections = []
+    for name, study in studies.items():
+        results = records.read_results(workdir, study.trials, study.runs)
+        files = {"md": markdown(study, results).encode(), "tex": table(study, results, "latex").encode()}
+        figure = _figure(study, results)
+        files |= figure
+        for ending, content in files.items():
+            _write(workdir / "report" / f"{name}.{ending}", content)
+        sections.append(_section(name, study, results, figure, (notes or {}).get(name, "")))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    path = workdir / "report.html"
+    _write(path, environment.get_template("report.html.jinja").render(sections=sections).encode())
+    return path
+
+
+def markdown(study: Study, results: Results) -> str:
+    """The table and the verdicts as Markdown."""
+    lines = [f"### {_markdown(study.source)}: {_markdown(study.question)}", ""]
+    if reasons := rehearsal_reasons(study, results):
+        lines += [f"**Rehearsal**, not the paper's study: {_markdown('; '.join(reasons))}.", ""]
+    lines += [table(study, results, "markdown")]
+    for judgement in judgements(study, results):
+        words, finding = _markdown(judgement.stated.words), _markdown(judgement.finding)
+        lines.append(f"- **{judgement.verdict.value}**: {words} {finding}")
+    return "\n".join(lines) + "\n"
+
+
+def write_record(study: Study, name: str, results: Results, directory: Path) -> Path:
+    """Writes the study's small JSON record and its figure into `directory`; returns the record's path."""
+    for ending, content in _figure(study, results).items():
+        _write(directory / f"{name}.{ending}", content)
+    path = directory / f"{name}.json"
+    records.write_json(path, record(study, name, results))
+    return path
+
+
+def record(study: Study, name: str, results: Results) -> dict[str, Any]:
+    """A study's runs as JSON data small enough to commit: settings, curves, verdicts and circumstances."""
+    return {
+        "study": name,
+        "source": study.source,
+        "question": study.question,
+        "rehearsal": list(rehearsal_reasons(study, results)),
+        "table": table(study, results, "markdown").splitlines(),
+        "claims": [
+            {"words": each.stated.words, "verdict": each.verdict.value, "finding": each.finding, "p": each.p_value}
+            for each in judgements(study, results)
+        ],
+        "rows": {
+            label: {
+                "trial_id": trial_id(trial),
+                "trial": describe(trial),
+                "runs": [_run_record(run) for run in results.get(label, ())],
+            }
+            for label, trial in study.trials.items()
+        },
+    }
+
+
+def _run_record(run: RunResult) -> dict[str, Any]:
+    names = dict.fromkeys(name for epoch in run.history for name in epoch if name not in ("epoch", "step"))
+    curves = {name: [_short(value) for value in run.curve(name) if not np.isnan(value)] for name in names}
+    quartiles = {
+        f"{probe}, variance over epochs of its {of}": [
+            _short(value) for value in np.percentile(variance_over_epochs(run, probe, of), (0, 25, 50, 75, 100))
+        ]
+        for probe in run.unit_values
+        for of in ("value", "change")
+    }
+    return {
+        "seed": run.seed,
+        "status": run.status,
+        **({"diverged_at_step": run.diverged_at_step} if run.diverged_at_step is not None else {}),
+        "epochs": len(run.history),
+        "curves": curves,
+        **({"quartiles_over_units": quartiles} if quartiles else {}),
+        "environment": dict(run.environment),
+    }
+
+
+def _section(name: str, study: Study, results: Results, figure: Mapping[str, bytes], note: str) -> dict[str, Any]:
+    header, rows = table_cells(study, results)
+    runs = [(label, run) for label, own in results.items() for run in own]
+    environments = [dict(run.environment) for _, run in runs if run.environment]
+    fields = list(dict.fromkeys(field for environment in environments for field in environment))
+    values = {
+        field: list(dict.fromkeys(str(environment.get(field, "")) for environment in environments)) for field in fields
+    }
+    svg = figure.get("svg", b"").decode()
+    return {
+        "name": name,
+        "study": study,
+        "reasons": rehearsal_reasons(study, results),
+        "header": header,
+        "rows": rows,
+        "svg": svg[svg.find("<svg") :],  # without the XML prologue it can stand in a page
+        "judgements": judgements(study, results),
+        "runs": [
+            {
+                "row": label,
+                "seed": run.seed,
+                "status": run.status + (f" at step {run.diverged_at_step}" if run.diverged_at_step is not None else ""),
+                "epochs": len(run.history),
+                "minutes": f"{np.nansum(run.curve('seconds')) / 60:.1f}",
+                "id": run.trial_id,
+            }
+            for label, run in runs
+        ],
+        "environment": {field: ", ".join(own) for field, own in values.items()},
+        "mixed": [field for field, own in values.items() if len(own) > 1 and field not in ("date", "runs_at_once")],
+        "deviations": deviations(study, note),
+        "note": note.split("Deviation:")[0].strip(),
+    }
+
+
+def deviations(study: Study, note: str = "") -> list[str]:
+    """The `Deviation:` paragraphs of the study (`note`, its docstring), of its networks' files and of its probes."""
+    texts = [note]
+    for trial in study.trials.values():
+        texts.append(importlib.import_module(type(trial.model).__module__).__doc__ or "")
+        texts += [type(part).__doc__ or "" for part in (trial.model, *trial.probes)]
+    paragraph = re.compile(r"Deviation: (.+?)(?=\n\s*\n|\n\s*Deviation:|\Z)", re.S)
+    found = [match for text in texts for match in paragraph.findall(text)]
+    return list(dict.fromkeys(" ".join(each.split()) for each in found))
+
+
+def _figure(study: Study, results: Results) -> dict[str, bytes]:
+    """{"svg": …, "png": …}; nothing where no run is done yet."""
+    if not study.panels or not any(run.status == "done" for runs in results.values() for run in runs):
+        return {}
+    figure = figures.draw(study, results)
+    return {form: figures.render(figure, form) for form in ("svg", "png")}
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _heading(metric: str) -> str:
+    return metric.replace("_", " ") + (" (%)" if _is_share(metric) else "")
+
+
+def _is_share(metric: str) -> bool:
+    return metric.endswith(("_error", "_accuracy"))
+
+
+def _spread(values: Sequence[float], metric: str) -> str:
+    """mean ± std, in percent with two decimals where the metric is a share, else with three digits of the std."""
+    if not values:
+        return NOTHING
+    mean, std = statistics.mean(values), statistics.std(values)
+    if _is_share(metric):
+        mean, std, digits = 100 * mean, 100 * std, 2
+    else:
+        # Two digits of the spread say how many of the mean are worth printing.
+        scale = std if std > 0 else abs(mean) / 100
+        if scale == 0 or not np.isfinite(scale):
+            return f"{mean:.4g}"
+        digits = int(1 - np.floor(np.log10(scale)))
+        if digits > 6:
+            return f"{mean:.3g}" if np.isnan(std) else f"{mean:.3g} ± {std:.1g}"
+        digits = max(digits, 0)
+    return f"{mean:.{digits}f}" if np.isnan(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def _count(study: Study, runs: Sequence[RunResult]) -> str:
+    """ "5/5", or "4/5, 1 diverged at step 123"."""
+    done = sum(run.status == "done" for run in runs)
+    steps = [str(run.diverged_at_step) for run in runs if run.status == "diverged"]
+    failed = f", {len(steps)} diverged at step {', '.join(steps)}" if steps else ""
+    return f"{done}/{study.runs}{failed}"
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _markdown(text: str) -> str:
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\|`*_\[\]])", r"\\\1", text)
+
+
+def _latex(text: str) -> str:
+    special = {character: "\\" + character for character in "&%$#_{}"}
+    special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {"±": r"$\pm$", "–": "--"}
+    return "".join(special.get(character, character) for character in text)
