@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.progress import TaskID
 from rich.table import Table
 
 from relujax import datasets, records
@@ -257,9 +258,25 @@ def _as_run(studies: Studies, name: str, workdir: Path) -> Study | None:
 
 
 def _data(command: DataCommand) -> None:
+    from rich.progress import Progress
+
     from relujax import download
 
     if command.name not in datasets.DATASETS:
         raise unknown("dataset", command.name, datasets.DATASETS)
-    dataset = download.prepare(command.name, command.data_dir, mirrors=command.mirror)
-    print(dataset)
+    if command.name != "digits":  # comes with scikit-learn
+        with Progress(console=Console(stderr=True), transient=True) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def show(what: str, done: int, total: int | None) -> None:
+                if what not in tasks:
+                    tasks[what] = bars.add_task(what)
+                bars.update(tasks[what], completed=done, total=total)
+
+            download.prepare(command.name, command.data_dir, mirrors=command.mirror, progress=show)
+    dataset = datasets.load(command.name, command.data_dir)
+    facts = datasets.DATASETS[command.name]
+    shape = " × ".join(map(str, facts.shape))
+    print(f"{dataset.label}: {len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images")
+    print(f"  {shape} pixels, {dataset.num_classes} classes; licence: {facts.licence}; {facts.page}")
+    print(f"  SHA-256 of the arrays: {dataset.digest}")

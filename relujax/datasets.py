@@ -134,7 +134,9 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
         return check(name, _digits(), where="scikit-learn")
     records = records_dir(name, data_dir)
     if not (records / "dataset_info.json").is_file():
-        raise InputError(f"{name} is not prepared in {records}: run `python -m experiments data {name}`")
+        raise InputError(
+            f"{name} is not prepared in {records}: run `python -m experiments data {name}`, or name another --data-dir"
+        )
     cached = cache_home() / "arrays" / f"{name}-{_fingerprint(records)[:16]}"
     dataset = _read_cache(name, cached)
     if dataset is None:

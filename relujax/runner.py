@@ -45,6 +45,7 @@ def run(
             raise unknown("row", label, study.trials)
     for trial in study.trials.values():
         check(trial)
+    _check_machine(workdir, devices, tensorboard)
     chosen = {label: trial for label, trial in study.trials.items() if not only or label in only}
     seeds = range(study.runs)
     waiting = [trial for trial in chosen.values() if not _finished(workdir, trial, seeds)]
@@ -92,10 +93,10 @@ def fit(
     """Trains `trial` with each seed, several at once, into `workdir`; runs that are done there are only read."""
     workdir = Path(workdir)
     check(trial)
+    _check_machine(workdir, devices, tensorboard)
     directories = {seed: records.run_directory(workdir, trial, seed) for seed in seeds}
     pending = [seed for seed in seeds if not records.is_finished(directories[seed])]
     if pending:
-        one_cpu_device_per_core(devices)
         dataset = datasets.load(trial.data.name, _path(data_dir))
         parts = _parts(trial, dataset)
         progressed: dict[int, list[int]] = {}
@@ -124,6 +125,20 @@ def check(trial: Trial) -> None:
         )
     if trial.recipe.batch_size > left:
         raise InputError(f"batch size must be at most {left}, the training images; got {trial.recipe.batch_size}")
+    outputs = getattr(trial.model, "num_classes", facts.num_classes)
+    if outputs < facts.num_classes:
+        raise InputError(f"{trial.data.name} has {facts.num_classes} classes; the network has only {outputs} outputs")
+
+
+def _check_machine(workdir: Path, devices: int | None, tensorboard: bool) -> None:
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"the workdir must be a directory; {workdir} is a file")
+    if devices is not None and devices < 1:
+        raise InputError(f"devices must be at least 1; got {devices}")
+    if tensorboard:
+        _tensorboard_writer()
+    one_cpu_device_per_core(devices)
+    make_mesh(1, devices)
 
 
 def _train(
@@ -150,7 +165,10 @@ def _train(
 
     with ExitStack() as stack:
         checkpoints = {run: Checkpoints(directory) for run, directory in alive.items()}
-        boards = {run: _tensorboard(directory) for run, directory in alive.items()} if tensorboard else {}
+        boards = {}
+        if tensorboard:
+            writer = _tensorboard_writer()
+            boards = {run: writer(str(directory / "tensorboard")) for run, directory in alive.items()}
         for closing in (*checkpoints.values(), *boards.values()):
             stack.callback(closing.close)
         states = _start(programs, seeds, train, start, checkpoints, mesh)
@@ -251,12 +269,12 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _tensorboard(directory: Path) -> Any:
+def _tensorboard_writer() -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise InputError("--tensorboard needs tensorboardX: pip install 'relujax[tensorboard]'") from None
-    return SummaryWriter(str(directory / "tensorboard"))
+    return SummaryWriter
 
 
 def _finished(workdir: Path, trial: Trial, seeds: Sequence[int]) -> bool:

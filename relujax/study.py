@@ -9,7 +9,6 @@ import numpy as np
 from jax import Array
 
 from relujax import statistics
-from relujax.data import Data
 from relujax.datasets import DATASETS
 from relujax.errors import InputError, unknown
 from relujax.trial import RunResult, Trial
@@ -40,7 +39,7 @@ class Beats:
 
     @property
     def quantity(self) -> str:
-        return f"{self.metric} after the last epoch"
+        return f"{_words(self.metric)} after the last epoch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ class StaysNearest:
 
     @property
     def quantity(self) -> str:
-        return f"|{self.metric} − {self.target:g}|, mean over epochs"
+        return f"distance of {_words(self.metric)} from {self.target:g}, mean over epochs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ class FallsFastest:
 
     @property
     def quantity(self) -> str:
-        return f"{self.metric}, mean over the first {self.epochs} epochs"
+        return f"{_words(self.metric)}, mean over the first {self.epochs} epochs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +90,7 @@ class LessVariance:
 
     @property
     def quantity(self) -> str:
-        return f"variance over epochs of the {self.of} of {self.probe}, mean over units"
+        return f"variance over epochs of the {self.of} of {_words(self.probe)}, mean over units"
 
 
 def variance_over_epochs(run: RunResult, probe: str, of: str) -> np.ndarray:
@@ -100,6 +99,10 @@ def variance_over_epochs(run: RunResult, probe: str, of: str) -> np.ndarray:
     if of == "change":
         values = np.diff(values, axis=0)
     return np.var(values, axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 Claim = Beats | StaysNearest | FallsFastest | LessVariance
@@ -131,7 +134,7 @@ class Distribution:
     label: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Reported:
     """The paper's printed number of a row."""
 
@@ -193,22 +196,22 @@ def judge(stated: Stated, results: Results, rehearsal: Sequence[str] = ()) -> Ju
         return Judgement(stated=stated, verdict=Verdict.NOT_RUN, finding=f"no finished run of {missing}")
     means = {row: float(np.mean(scores[row])) for row in rows}
     ours = scores[claim.row]
-    tests = [statistics.rank_sum(ours, scores[other]) for other in claim.others]
-    reachable = [statistics.smallest_rank_sum_p(len(ours), len(scores[other])) for other in claim.others]
-    p_value = float(max(statistics.holm(tests)))
-    smallest = float(max(statistics.holm(reachable)))
     lower = all(means[claim.row] < means[other] for other in claim.others)
+    reachable = [statistics.smallest_rank_sum_p(len(ours), len(scores[other])) for other in claim.others]
+    p_value = None
+    if max(statistics.holm(reachable)) <= LEVEL:
+        p_value = max(statistics.holm([statistics.rank_sum(ours, scores[other]) for other in claim.others]))
     if rehearsal:
         verdict = Verdict.REHEARSAL
-    elif smallest > LEVEL:
+    elif p_value is None:
         verdict = Verdict.UNDECIDED
     else:
         verdict = Verdict.REPRODUCED if lower and p_value <= LEVEL else Verdict.NOT_REPRODUCED
     listed = ", ".join(f"{row} {means[row]:.4g} (n={len(scores[row])})" for row in rows)
-    support = f"p = {p_value:.2g}" if smallest <= LEVEL else "too few runs for a test"
     direction = "as claimed" if lower else "not as claimed"
+    support = "too few runs for a test" if p_value is None else f"p = {p_value:.2g}"
     finding = f"{claim.quantity}: {listed}; {direction}, {support}"
-    return Judgement(stated=stated, verdict=verdict, finding=finding, p_value=p_value if smallest <= LEVEL else None)
+    return Judgement(stated=stated, verdict=verdict, finding=finding, p_value=p_value)
 
 
 def rehearsal_reasons(study: Study, results: Results) -> tuple[str, ...]:
@@ -238,7 +241,7 @@ def adapt(
 ) -> Study:
     """The study with other lengths, data or precision; whatever departs from the paper is named in `rehearsal`."""
     if runs is not None and runs < 1:
-        raise InputError(f"--runs must be at least 1; got {runs}")
+        raise InputError(f"runs must be at least 1; got {runs}")
     reasons: dict[str, None] = dict.fromkeys(study.rehearsal)
     trials: dict[str, Trial] = {}
     for label, trial in study.trials.items():
@@ -248,7 +251,7 @@ def adapt(
             reasons[f"{epochs} of {full} epochs"] = None
         if data is not None and data != trial.data.name:
             reasons[f"{data} instead of {trial.data.name}"] = None
-            trial = replace(trial, data=_stand_in(trial.data, data))
+            trial = _on_other_data(trial, data)
         if precision == "bf16":
             trial = replace(trial, model=trial.model.clone(dtype=jnp.bfloat16))
             reasons["bf16 instead of float32"] = None
@@ -258,9 +261,13 @@ def adapt(
     return replace(study, trials=trials, runs=runs or study.runs, rehearsal=tuple(reasons))
 
 
-def _stand_in(data: Data, name: str) -> Data:
-    """`name` in place of a dataset, with the same share of the training images held out."""
+def _on_other_data(trial: Trial, name: str) -> Trial:
+    """The trial on another dataset: the same share of the training images held out, as many outputs as classes."""
     if name not in DATASETS:
         raise unknown("dataset", name, DATASETS)
-    share = data.validation / DATASETS[data.name].train
-    return replace(data, name=name, validation=round(share * DATASETS[name].train))
+    ours, theirs = DATASETS[trial.data.name], DATASETS[name]
+    validation = round(trial.data.validation / ours.train * theirs.train)
+    model = trial.model
+    if getattr(model, "num_classes", theirs.num_classes) != theirs.num_classes:
+        model = model.clone(num_classes=theirs.num_classes)
+    return replace(trial, model=model, data=replace(trial.data, name=name, validation=validation))

@@ -1,0 +1,91 @@
+import pytest
+
+from experiments.__main__ import STUDIES
+from relujax.cli import main
+
+RUN = ["run", "elu.fig_2_median_activation", "--data", "digits", "--epochs", "2", "--runs", "2"]
+
+
+def test_list_and_show_name_every_study(tmp_path, capsys):
+    assert main(STUDIES, ["list", "--workdir", str(tmp_path)]) == 0
+    listed = capsys.readouterr().out
+    assert list(STUDIES) == [
+        "elu.fig_2_median_activation",
+        "elu.appendix_c_activation_variance",
+        "elu.fig_3_autoencoder",
+    ]
+    for name in STUDIES:
+        assert name in listed
+        assert main(STUDIES, ["show", name]) == 0
+    shown = capsys.readouterr().out
+    assert all(number in shown for number in ("217,354", "466,698", "2,837,314"))
+
+
+def test_run_then_run_again_then_report(tmp_path, capsys):
+    arguments = [*RUN, "--workdir", str(tmp_path), "--tensorboard"]
+    assert main(STUDIES, arguments) == 0
+    first = capsys.readouterr()
+    assert "REHEARSAL" in first.out and "2/2" in first.out and str(tmp_path / "report.html") in first.out
+    assert "run-epochs" in first.err and "images/s" in first.err
+    assert len(list(tmp_path.glob("runs/*/seed_*/tensorboard/*"))) == 6
+    assert main(STUDIES, arguments) == 0
+    again = capsys.readouterr()
+    assert again.out == first.out and "run-epochs" not in again.err
+    page = (tmp_path / "report.html").read_text()
+    assert main(STUDIES, ["report", "--workdir", str(tmp_path), "--record", str(tmp_path / "record")]) == 0
+    assert (tmp_path / "report.html").read_text() == page
+    assert (tmp_path / "record" / "elu.fig_2_median_activation.json").exists()
+    assert main(STUDIES, ["list", "--workdir", str(tmp_path)]) == 0
+    assert "6 of 6" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["run", "elu.fig_2"], "unknown study 'elu.fig_2': did you mean 'elu.fig_2_median_activation'? valid:"),
+        (["show", "nothing"], "unknown study 'nothing'"),
+        ([*RUN, "--only", "Elu"], "unknown row 'Elu': did you mean 'ELU'? valid: ELU, LReLU, ReLU"),
+        ([*RUN[:-4], "--data", "mnits"], "unknown dataset 'mnits': did you mean 'mnist'?"),
+        (["data", "cifar"], "unknown dataset 'cifar'"),
+        ([*RUN, "--epochs", "0"], "epochs must be at least 1; got 0"),
+        ([*RUN, "--runs", "-2"], "runs must be at least 1; got -2"),
+        ([*RUN, "--devices", "0"], "devices must be at least 1; got 0"),
+        (["run", "elu.fig_2_median_activation", "--data-dir", "/nowhere"], "mnist is not prepared in /nowhere"),
+        (["report"], "holds no run of any study"),
+    ],
+)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(STUDIES, arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.count("\n") == 1 and printed.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path, capsys):
+    path = tmp_path / "file"
+    path.write_text("mine")
+    assert main(STUDIES, [*RUN, "--workdir", str(path)]) == 2
+    assert "must be a directory" in capsys.readouterr().err and path.read_text() == "mine"
+
+
+def test_a_word_that_is_no_number_is_refused_by_the_flag_parser(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(STUDIES, [*RUN, "--epochs", "many"])
+    assert stop.value.code == 2
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("relujax.runner.run", interrupted)
+    assert main(STUDIES, [*RUN, "--workdir", str(tmp_path)]) == 3
+    assert "the same command again" in capsys.readouterr().err
+
+
+def test_every_command_explains_itself():
+    for command in ("list", "show", "run", "report", "data"):
+        with pytest.raises(SystemExit) as stop:
+            main(STUDIES, [command, "--help"])
+        assert stop.value.code == 0

@@ -1,0 +1,119 @@
+import html
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments import elu
+from relujax import figures, records, report
+from relujax.study import Beats, Curves, Distribution, Reported, Stated
+from relujax.trial import RunResult, describe
+
+HOSTILE = 'ELU <script>alert("x")</script> | 100 % & $\\_'
+
+
+def fabricated(name, seed, status="done", epochs=6):
+    """A run with curves that differ by seed."""
+    rng = np.random.default_rng([seed, len(name)])
+    falling = np.exp(-np.arange(epochs) / 3) + 0.01 * rng.random(epochs)
+    metrics = ("train_loss", "validation_loss", "validation_error", "test_error", "median_activation", "seconds")
+    history = tuple({"epoch": e + 1, **{metric: float(falling[e]) for metric in metrics}} for e in range(epochs))
+    units = rng.normal(size=(epochs, 20)) * np.r_[np.zeros(5), np.ones(15)]
+    environment = {"dataset": "mnist", "device": "CPU", "jax": "0.10.2", "dataset_digest": "d" * 8}
+    return RunResult(
+        trial_id="t",
+        seed=seed,
+        status=status,
+        diverged_at_step=123 if status == "diverged" else None,
+        history=history,
+        unit_values={"unit_medians": units},
+        environment=environment,
+    )
+
+
+@pytest.fixture
+def study():
+    study = elu.fig_2_median_activation()
+    trials = {**study.trials, HOSTILE: study.trials["ELU"]}
+    claims = (*study.claims, Stated(words=HOSTILE, claim=Beats(row=HOSTILE, others=("ReLU",), metric="train_loss")))
+    panels = (*study.panels, Distribution(probe="unit_medians", of="value", label="variance"))
+    return replace(study, trials=trials, claims=claims, panels=panels)
+
+
+@pytest.fixture
+def results(study):
+    four_of_five = [fabricated("ReLU", seed, "diverged" if seed == 2 else "done") for seed in range(5)]
+    return {label: [fabricated(label, seed) for seed in range(5)] for label in study.trials} | {"ReLU": four_of_five}
+
+
+def test_the_table_has_every_row_with_mean_std_and_count(study, results):
+    lines = report.table(study, results, "text").splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["ReLU", "LReLU", "ELU", "ELU"]
+    assert "4/5, 1 diverged at step 123" in lines[2] and "5/5" in lines[3]
+    errors = [100 * run.last("test_error") for run in results["ELU"]]
+    assert f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f}" in lines[4]
+
+
+def test_rows_with_one_run_or_none_print_no_spread(study, results):
+    study = replace(study, reported={"ELU": Reported(28.75, 0.24)})
+    lines = report.table(study, {"ReLU": results["ReLU"][:1]}, "text").splitlines()
+    assert "±" not in lines[2] and "1/5" in lines[2]
+    assert lines[3].split()[1:] == ["–", "–", "–", "–", "–", "0/5", "–"]
+    assert "28.75 ± 0.24" in lines[4]
+
+
+def test_names_are_escaped_in_markdown_latex_and_html(study, results, tmp_path, monkeypatch):
+    row = report.table(study, results, "markdown").splitlines()[-1]
+    assert "<script>" not in row and r"\|" in row and "&amp;" in row
+    assert len(re.findall(r"(?<!\\)\|", row)) == 8  # seven columns
+    latex = report.table(study, results, "latex")
+    assert r"100 \% \& \$\textbackslash{}\_" in latex
+    monkeypatch.setattr(records, "read_results", lambda *args: results)
+    page = report.write({"fig": study}, tmp_path).read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_the_page_is_self_contained_and_says_what_a_reader_needs(study, results, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "read_results", lambda *args: results)
+    note = elu.fig_2_median_activation.__doc__
+    path = report.write({"fig": study}, tmp_path, notes={"fig": note})
+    page = path.read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!#)|@import|url\((?!#)""", page)
+    assert "<svg" in page and html.escape(study.question, quote=True).replace("&#x27;", "&#39;") in page
+    assert "initializers is meant is not stated" in page  # the network's deviation
+    assert "the first 10,000 training images" in page  # the probe's deviation
+    assert {file.name for file in (tmp_path / "report").iterdir()} == {
+        f"fig.{end}" for end in ("svg", "png", "md", "tex")
+    }
+
+
+def test_runs_on_different_devices_are_pointed_out(study, results, tmp_path, monkeypatch):
+    results["ELU"][0] = replace(results["ELU"][0], environment={**results["ELU"][0].environment, "device": "H200"})
+    monkeypatch.setattr(records, "read_results", lambda *args: results)
+    assert "The runs differ in device: CPU, H200." in report.write({"fig": study}, tmp_path).read_text()
+
+
+def test_the_same_results_give_the_same_figure(study, results):
+    first, second = (figures.render(figures.draw(study, results), "svg") for _ in range(2))
+    assert first == second and b"<svg" in first
+
+
+def test_a_figure_is_drawn_of_whatever_is_there(study):
+    figures.render(figures.draw(study, {"ReLU": [fabricated("r", 0)], "ELU": []}), "png")
+    sixteen = {f"row {n}": [fabricated("r", n)] for n in range(16)}
+    drawn = figures.draw(replace(study, panels=(Curves(metrics=("train_loss",), label="loss", log=True),)), sixteen)
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn.axes[0].get_lines()}) == 16
+
+
+def test_a_record_is_json_and_holds_every_run(study, results, tmp_path):
+    path = report.write_record(study, "fig", results, tmp_path)
+    found = json.loads(path.read_text())
+    assert list(found["rows"]) == list(study.trials)
+    first = found["rows"]["ELU"]["runs"][0]
+    assert found["rows"]["ELU"]["trial"] == json.loads(json.dumps(describe(study.trials["ELU"])))
+    assert first["curves"]["train_loss"][-1] == pytest.approx(results["ELU"][0].last("train_loss"), rel=1e-4)
+    assert first["environment"]["dataset"] == "mnist"
+    assert [claim["verdict"] for claim in found["claims"]]
+    assert (tmp_path / "fig.svg").exists()

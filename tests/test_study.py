@@ -1,0 +1,111 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments import elu
+from relujax.errors import InputError
+from relujax.study import (
+    Beats,
+    FallsFastest,
+    LessVariance,
+    Stated,
+    StaysNearest,
+    Verdict,
+    adapt,
+    judge,
+    rehearsal_reasons,
+)
+from relujax.trial import RunResult
+
+
+def run(seed=0, status="done", dataset="mnist", **curves):
+    epochs = len(next(iter(curves.values())))
+    history = tuple({name: float(values[epoch]) for name, values in curves.items()} for epoch in range(epochs))
+    return RunResult(trial_id="t", seed=seed, status=status, history=history, environment={"dataset": dataset})
+
+
+def runs(*finals):
+    return [run(seed, loss=[9.0, final]) for seed, final in enumerate(finals)]
+
+
+CLAIM = Stated(words="A beats B and C.", claim=Beats(row="A", others=("B", "C"), metric="loss"))
+LOW, HIGH, HIGHER = runs(1, 2, 3, 4, 5), runs(6, 7, 8, 9, 10), runs(11, 12, 13, 14, 15)
+
+
+def test_a_clear_difference_on_enough_runs_is_reproduced():
+    judgement = judge(CLAIM, {"A": LOW, "B": HIGH, "C": HIGHER})
+    assert judgement.verdict is Verdict.REPRODUCED
+    assert judgement.p_value == pytest.approx(2 * 2 / 252)  # Holm: the smaller of two is doubled, the larger kept above
+    assert "A 3 (n=5), B 8 (n=5), C 13 (n=5)" in judgement.finding
+
+
+def test_a_difference_the_other_way_and_one_within_chance_are_not_reproduced():
+    assert judge(CLAIM, {"A": HIGHER, "B": HIGH, "C": LOW}).verdict is Verdict.NOT_REPRODUCED
+    mixed = runs(1, 3, 5, 7, 9)
+    assert judge(CLAIM, {"A": mixed, "B": runs(2, 4, 6, 8, 10), "C": HIGHER}).verdict is Verdict.NOT_REPRODUCED
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_too_few_runs_for_the_test_are_undecided_and_print_no_p(n):
+    judgement = judge(CLAIM, {"A": LOW[:n], "B": HIGH[:n], "C": HIGHER[:n]})
+    assert judgement.verdict is Verdict.UNDECIDED and judgement.p_value is None
+    assert "p =" not in judgement.finding and "too few runs" in judgement.finding
+
+
+def test_a_row_without_finished_runs_is_not_run():
+    judgement = judge(CLAIM, {"A": LOW, "B": [run(status="unfinished", loss=[1.0])]})
+    assert judgement.verdict is Verdict.NOT_RUN and "B, C" in judgement.finding
+
+
+def test_a_rehearsal_is_never_a_verdict():
+    assert judge(CLAIM, {"A": LOW, "B": HIGH, "C": HIGHER}, ("1 epoch",)).verdict is Verdict.REHEARSAL
+
+
+def test_a_diverged_run_counts_as_the_worst_and_not_as_missing():
+    diverged = [*LOW[:3], *(run(seed, status="diverged", loss=[0.0]) for seed in (3, 4))]
+    judgement = judge(CLAIM, {"A": diverged, "B": HIGH, "C": HIGHER})
+    assert judgement.verdict is Verdict.NOT_REPRODUCED and "A inf (n=5)" in judgement.finding
+
+
+def test_equal_values_are_no_difference():
+    same = runs(1, 1, 1, 1, 1)
+    assert judge(CLAIM, {"A": same, "B": same, "C": same}).verdict is Verdict.NOT_REPRODUCED
+
+
+def test_scores_follow_their_definitions():
+    one = run(loss=[4.0, 2.0, 1.0], median=[0.5, -0.25, 0.0])
+    assert Beats(row="A", others=(), metric="loss").score(one) == 1.0
+    assert StaysNearest(row="A", others=(), metric="median").score(one) == 0.25
+    assert FallsFastest(row="A", others=(), metric="loss", epochs=2).score(one) == 3.0
+    moved = replace(one, unit_values={"medians": np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])})
+    assert LessVariance(row="A", others=(), probe="medians").score(moved) == 0.5  # variances 1 and 0
+    assert LessVariance(row="A", others=(), probe="medians", of="change").score(moved) == 0.0
+
+
+def test_whatever_departs_from_the_paper_is_named():
+    study = elu.fig_2_median_activation()
+    assert adapt(study) == study
+    short = adapt(study, epochs=20, runs=3, data="digits", precision="bf16")
+    assert short.rehearsal == ("20 of 300 epochs", "digits instead of mnist", "bf16 instead of float32", "3 of 5 runs")
+    assert short.trials["ELU"].data.validation == 240  # a sixth of 1,437, as 10,000 is of 60,000
+    assert adapt(study, runs=7).rehearsal == ()
+
+
+def test_a_recompressed_copy_is_a_rehearsal():
+    study = elu.fig_2_median_activation()
+    reasons = rehearsal_reasons(study, {"ELU": [run(loss=[1.0], dataset="mnist (recompressed)")]})
+    assert reasons == ("mnist (recompressed) instead of mnist",)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"runs": 0}, "runs must be at least 1; got 0"),
+        ({"epochs": -1}, "epochs must be at least 1; got -1"),
+        ({"data": "cifar11"}, "unknown dataset 'cifar11': did you mean 'cifar10'"),
+    ],
+)
+def test_impossible_changes_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        adapt(elu.fig_2_median_activation(), **change)
