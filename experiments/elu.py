@@ -10,7 +10,7 @@ from relujax.activations import elu, leaky_relu, relu, shifted_relu
 from relujax.data import Data, UnitRange
 from relujax.models.mlp import MLP, Autoencoder
 from relujax.probes import MedianActivation, UnitMedians
-from relujax.recipe import Constant, Epochs, Recipe, Sgd
+from relujax.recipe import Constant, Epochs, Loss, Recipe, Sgd
 from relujax.study import Beats, Curves, Distribution, FallsFastest, LessVariance, Stated, StaysNearest, Study
 from relujax.trial import Trial
 
@@ -20,7 +20,7 @@ leaky_relu_01 = partial(leaky_relu, negative_slope=0.1)  # α = 0.1, section 4.1
 MNIST = Data(name="mnist", normalize=UnitRange(), validation=10_000)
 
 
-def _sgd(learning_rate: float, epochs: int, loss="cross_entropy") -> Recipe:
+def _sgd(learning_rate: float, epochs: int, loss: Loss = "cross_entropy") -> Recipe:
     return Recipe(
         length=Epochs(epochs),
         batch_size=64,

@@ -9,6 +9,8 @@ from jax import Array
 
 from relujax.errors import InputError
 
+Loss = Literal["cross_entropy", "squared_error"]
+
 
 @dataclass(frozen=True)
 class Epochs:
@@ -58,7 +60,7 @@ class Recipe:
     optimizer: Sgd | Adam
     schedule: Constant | StepDecay
     weight_decay: float = 0.0  # coupled L2, added to the gradient before momentum
-    loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
+    loss: Loss = "cross_entropy"
 
     def __post_init__(self):
         for name, value in (("epochs", self.length.count), ("batch size", self.batch_size)):

@@ -94,7 +94,9 @@ def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
     """One run from its directory; None where it was never begun."""
     if not directory.exists():
         return None
-    ended = read_json(directory / "result.json") if is_finished(directory) else {"status": "unfinished"}
+    ended: dict[str, Any] = {"status": "unfinished"}
+    if is_finished(directory):
+        ended = read_json(directory / "result.json")
     history = read_history(directory)
     unit_values = {}
     if (directory / "probes").exists():

@@ -241,8 +241,12 @@ def _end(directory: Path, environment: Mapping[str, Any], **outcome: Any) -> Non
 
 def _parts(trial: Trial, dataset: datasets.Dataset) -> dict[str, Split]:
     train_images, train_labels, held_images, held_labels = datasets.hold_out(dataset, trial.data.validation)
-    parts = {"train": Split(train_images, train_labels), "test": Split(dataset.test_images, dataset.test_labels)}
-    return parts | ({"validation": Split(held_images, held_labels)} if trial.data.validation else {})
+    parts: dict[str, Any] = {
+        "train": (train_images, train_labels),
+        "test": (dataset.test_images, dataset.test_labels),
+        "validation": (held_images, held_labels),
+    }
+    return {name: Split(*arrays) for name, arrays in parts.items() if len(arrays[0])}
 
 
 def _environment(dataset: datasets.Dataset, runs_at_once: int) -> dict[str, Any]:

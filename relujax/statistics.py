@@ -2,23 +2,26 @@
 
 from collections.abc import Sequence
 from math import comb
+from typing import Any
 
 import numpy as np
+
+Values = Sequence[float] | np.ndarray
 
 EXACT_UP_TO = 20_000  # arrangements to enumerate; 8 against 8 runs have 12,870
 
 
-def mean(values: Sequence[float]) -> float:
+def mean(values: Values) -> float:
     """Arithmetic mean; nan of nothing."""
     return float(np.mean(values)) if len(values) else float("nan")
 
 
-def std(values: Sequence[float]) -> float:
+def std(values: Values) -> float:
     """Sample standard deviation (n − 1); nan below two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+def interval(values: Values, level: float = 0.95) -> tuple[float, float]:
     """Student-t confidence interval of the mean; (nan, nan) below two values."""
     from scipy import stats
 
@@ -28,7 +31,7 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     return mean(values) - half, mean(values) + half
 
 
-def rank_sum(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def rank_sum(ours: Values, theirs: Values) -> float:
     """Two-sided p of the unpaired rank-sum test (Mann & Whitney 1947), exact with ties where runs are few."""
     from scipy import stats
 
@@ -46,14 +49,15 @@ def rank_sum(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(test.pvalue)
 
 
-def signed_rank(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def signed_rank(ours: Values, theirs: Values) -> float:
     """Two-sided p of the paired signed-rank test (Wilcoxon 1945), exact where pairs are few."""
     from scipy import stats
 
     differences = np.subtract(ours, theirs)
     if not np.any(differences):
         return 1.0
-    return float(stats.wilcoxon(differences, method="exact" if len(differences) <= 25 else "auto").pvalue)
+    test: Any = stats.wilcoxon(differences, method="exact" if len(differences) <= 25 else "auto")
+    return float(test.pvalue)
 
 
 def smallest_rank_sum_p(n: int, m: int) -> float:
@@ -66,7 +70,7 @@ def smallest_signed_rank_p(n: int) -> float:
     return min(1.0, 2 / 2**n)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Values) -> list[float]:
     """Holm's step-down adjustment, in the order given: the family holds its level for all comparisons at once."""
     adjusted = [0.0] * len(p_values)
     largest = 0.0

@@ -6,7 +6,7 @@ Every random number is a function of (seed, epoch or step, example), so a state 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ class TrainState:
 
 @struct.dataclass
 class Split:
-    """Images (N, H, W, C) as uint8 and labels (N,) as int32, on the device."""
+    """Images (N, H, W, C) as uint8 and labels (N,) as int32."""
 
     images: Array
     labels: Array
@@ -108,7 +108,8 @@ def train_epoch(
 def eval_step(trial: Trial, state: TrainState, batch: Split, weights: Array) -> Metrics:
     """Sums over the examples of a batch, each counted with its weight, so that sizes need not divide."""
     images = trial.data.normalize(batch.images)
-    outputs = trial.model.apply({"params": state.params, "batch_stats": state.batch_stats}, images, train=False)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    outputs = cast(Array, trial.model.apply(variables, images, train=False))
     values = {"loss": losses(trial.recipe, outputs, images, batch.labels)}
     values |= mistakes(trial.recipe, outputs, batch.labels)
     return jax.tree.map(lambda value: jnp.sum(jnp.where(weights > 0, value, 0)), values)
