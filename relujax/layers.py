@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 from jax import Array
 
-from relujax.activations import ActivationLike, get_activation
+from relujax.activations import ActivationLike, get_activation, identity
 
 Shape = tuple[int, ...]
 
@@ -36,7 +36,7 @@ def watch(model: nn.Module, variables: Any, images: Array) -> dict[str, Array]:
         variables,
         images,
         train=False,
-        capture_intermediates=lambda module, _: isinstance(module, Activation) and module.on,
+        capture_intermediates=lambda module, _: _is_site(module),
         mutable=["intermediates"],
     )
     flat = jax.tree_util.tree_flatten_with_path(state["intermediates"])[0]
@@ -66,7 +66,11 @@ def ratio(model: nn.Module, images_shape: Shape) -> tuple[int, int]:
 
 
 def _sites(model: nn.Module, images_shape: Shape) -> list[str]:
-    return _calls(model, images_shape, lambda module: isinstance(module, Activation) and module.on)
+    return _calls(model, images_shape, _is_site)
+
+
+def _is_site(module: nn.Module) -> bool:
+    return isinstance(module, Activation) and module.on and get_activation(module.function) is not identity
 
 
 def _calls(model: nn.Module, images_shape: Shape, wanted: Callable[[nn.Module], bool]) -> list[str]:

@@ -129,8 +129,8 @@ def test_a_diverged_run_is_marked_with_its_step_and_the_others_go_on(uninterrupt
 
 
 def test_a_learning_rate_that_is_too_large_ends_as_diverged(tmp_path):
-    recipe = replace(TRIAL.recipe, schedule=Constant(1e8), loss="squared_error")
-    trial = replace(TRIAL, recipe=recipe, probes=(), model=Autoencoder(activation="relu", widths=(8,), code=4))
+    recipe = replace(TRIAL.recipe, schedule=Constant(1e3), loss="squared_error")
+    trial = replace(TRIAL, recipe=recipe, probes=(), model=Autoencoder(activation="relu", output="identity"))
     (run,) = runner.fit(trial, seeds=(0,), workdir=tmp_path)
     assert run.status == "diverged" and 1 <= run.diverged_at_step <= 19
 

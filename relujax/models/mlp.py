@@ -37,10 +37,12 @@ class MLP(nn.Module):
 class Autoencoder(nn.Module):
     """784 – 1000 – 500 – 250 – 30 – 250 – 500 – 1000 – 784 (section 4.1, after Martens 2010); output (N, 784).
 
-    Deviation: code and output units are not stated; both linear, as the code is in Martens 2010.
+    Deviation: code and output units are not stated; a linear code, as in Martens 2010, and sigmoid output units. With
+    linear ones (output="identity") every activation diverges in the third step at the paper's learning rate of 1e-2.
     """
 
     activation: ActivationLike
+    output: ActivationLike = "sigmoid"  # or "identity"
     widths: tuple[int, ...] = (1000, 500, 250)
     code: int = 30
     dtype: DTypeLike = jnp.float32
@@ -56,6 +58,7 @@ class Autoencoder(nn.Module):
             x = nn.Dense(width, dtype=self.dtype, kernel_init=he_uniform, name=f"decode{layer}")(x)
             x = Activation(self.activation, name=f"decode_act{layer}")(x, train=train)
         x = nn.Dense(pixels.shape[-1], dtype=self.dtype, kernel_init=he_uniform, name="reconstruction")(x)
+        x = Activation(self.output, name="output_act")(x, train=train)
         return x.astype(jnp.float32)
 
 
