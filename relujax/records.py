@@ -25,11 +25,11 @@ def run_directory(workdir: Path, trial: Trial, seed: int) -> Path:
     return workdir / "runs" / trial_id(trial) / f"seed_{seed}"
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Writes JSON so that a reader sees the whole file or none of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.write_text(json.dumps(value, indent=indent) + "\n")
     partial.replace(path)
 
 

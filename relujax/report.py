@@ -110,8 +110,30 @@ def write_record(study: Study, name: str, results: Results, directory: Path) -> 
     for ending, content in _figure(study, results).items():
         _write(directory / f"{name}.{ending}", content)
     path = directory / f"{name}.json"
-    records.write_json(path, record(study, name, results))
+    records.write_json(path, record(study, name, results), indent=None)
     return path
+
+
+def results_table(directory: Path) -> str:
+    """Every record in `directory` as one Markdown table: what was asked, what came out, how sure, on what."""
+    lines = ["| study | claim | verdict | p | runs | hours | figure |", "|" + " --- |" * 7]
+    for path in sorted(directory.glob("*.json")):
+        found = records.read_json(path)
+        runs = [run for row in found["rows"].values() for run in row["runs"]]
+        hours = sum(sum(run["curves"]["seconds"]) for run in runs) / 3600
+        for position, claim in enumerate(found["claims"]):
+            first = position == 0
+            cells = [
+                _markdown(found["source"]) if first else "",
+                _markdown(claim["words"]),
+                claim["verdict"],
+                NOTHING if claim["p"] is None else f"{claim['p']:.2g}",
+                str(len(runs)) if first else "",
+                f"{hours:.1f}" if first else "",
+                f"[figure]({directory.name}/{path.stem}.png)" if first else "",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def record(study: Study, name: str, results: Results) -> dict[str, Any]:

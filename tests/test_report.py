@@ -2,6 +2,7 @@ import html
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,3 +118,9 @@ def test_a_record_is_json_and_holds_every_run(study, results, tmp_path):
     assert first["environment"]["dataset"] == "mnist"
     assert [claim["verdict"] for claim in found["claims"]]
     assert (tmp_path / "fig.svg").exists()
+
+
+def test_the_readme_shows_the_recorded_results():
+    root = Path(__file__).parents[1]
+    shown = (root / "README.md").read_text().partition("<!-- results -->\n")[2].partition("<!-- /results -->")[0]
+    assert shown == report.results_table(root / "results")
