@@ -1,313 +1,294 @@
-"""relujax against PyTorch and a plain Flax loop: the ELU network of ELU Fig. 2, 784–8×128–10, batch 64, SGD, float32.
+"""How many epochs of the ELU paper's net (Fig. 2: 784 – 8×128 – 10, batch 64, SGD 0.01) a CPU trains per second.
 
-    make bench          or: python benchmarks/mnist_mlp.py --repeats 9 --data-dir DIR
+    make bench        or: python benchmarks/mnist_mlp.py --data-dir DIR --repeats 15
 
-Every contender trains the same network on the same 50,000 images in its own process, an epoch at a time, in turn with
-the others, which are stopped meanwhile: all meet the same noise, and no idle thread pool takes a core. What counts is run-epochs per second: epochs of training, over all the
-runs that train at once. Nothing is evaluated and nothing is read from disk meanwhile.
+Compared: relujax with two runs at once and with one alone; PyTorch eager and compiled, one run on two threads and two
+processes of one thread each; and a training loop in plain Flax. All do the same: every epoch is a new permutation of
+the same 50,000 images, dropping the last 16; every step ends with loss and error of its batch; all in float32.
+`tests/test_benchmarks.py` checks that they reach the same weights.
+
+Every contender lives in a process of its own (the last but one in two) that sleeps until it is told to train an epoch.
+They take turns, A B C … A B C …, so that whatever else the machine does hits all of them alike. Two processes count as
+the sum of their rates, so neither is charged for waiting for the other.
 """
 
+import importlib
+import importlib.metadata
 import json
 import multiprocessing
 import os
 import platform
 import resource
-import signal
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-DEPTH, WIDTH, BATCH, LEARNING_RATE = 8, 128, 64, 0.01
+from relujax import datasets
+from relujax.errors import InputError
+
 TRAIN_IMAGES = 50_000
+WARM_UP = 2  # epochs; everything is compiled in the first
+PACKAGES = ("relujax", "jax", "jaxlib", "flax", "optax", "numpy", "torch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One way to train: a file of this directory, the options of its `contender`, and how many do so at once."""
+
+    module: str
+    options: dict[str, Any] = field(default_factory=dict)
+    processes: int = 1
+    runs: int = 1  # in each process
+
+
+EAGER, COMPILED = {"compiled": False}, {"compiled": True}
+TWO_RUNS, ONE_RUN, FLAX = "relujax, 2 runs at once", "relujax, 1 run", "plain Flax loop"
+TORCH, TORCH_COMPILED = "PyTorch eager, 2 threads", "torch.compile, 2 threads"
+PAIR, PAIR_COMPILED = "PyTorch eager, 2 processes", "torch.compile, 2 processes"
+
+CONTENDERS = {
+    TWO_RUNS: Contender(module="with_relujax", options={"runs": 2, "devices": 2}, runs=2),
+    ONE_RUN: Contender(module="with_relujax", options={"runs": 1, "devices": 2}),
+    TORCH: Contender(module="with_torch", options={"threads": 2, **EAGER}),
+    TORCH_COMPILED: Contender(module="with_torch", options={"threads": 2, **COMPILED}),
+    PAIR: Contender(module="with_torch", options={"threads": 1, **EAGER}, processes=2),
+    PAIR_COMPILED: Contender(module="with_torch", options={"threads": 1, **COMPILED}, processes=2),
+    FLAX: Contender(module="with_flax"),
+}
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One way to train: `processes` copies of `make(images, labels)`, each epoch of which advances `runs` runs."""
+class Goal:
+    """`ours` is to train at least `ratio` times as many run-epochs per second as the fastest of `theirs`."""
 
-    make: Callable[[np.ndarray, np.ndarray], Callable[[], object]]
-    runs: int = 1
-    processes: int = 1
-
-
-def relujax_two_runs(images, labels):
-    return _relujax(images, labels, seeds=(0, 1))
+    ours: str
+    theirs: tuple[str, ...]
+    ratio: float
 
 
-def relujax_one_run(images, labels):
-    return _relujax(images, labels, seeds=(0,))
-
-
-def _relujax(images, labels, seeds):
-    import jax
-
-    from experiments import elu
-    from relujax.sharding import everywhere, make_mesh, one_cpu_device_per_core, over_runs
-    from relujax.train import Split, compile_programs
-
-    one_cpu_device_per_core(len(seeds))
-    full = elu.fig_2_median_activation().trials["ELU"]
-    trial = type(full)(model=full.model, data=full.data, recipe=full.recipe)
-    mesh = make_mesh(len(seeds))
-    train = jax.device_put(Split(images, labels), everywhere(mesh))
-    run_seeds = jax.device_put(np.array(seeds, np.int32), over_runs(mesh))
-    programs = compile_programs(trial, mesh, len(labels))
-    state = programs.init(run_seeds, train)
-
-    def epoch():
-        nonlocal state
-        state, metrics = programs.epoch(state, run_seeds, train, {})
-        return float(metrics["train_loss"][0])
-
-    return epoch
-
-
-def plain_flax(images, labels):
-    """As Flax's MNIST example writes it: a TrainState, a jitted step, a Python loop over batches of a permutation."""
-    import jax
-    import optax
-    from flax.training.train_state import TrainState
-
-    from relujax.models.mlp import MLP
-
-    model = MLP(depth=DEPTH, width=WIDTH, num_classes=10, activation="elu")
-    pixels = images.astype(np.float32) / 255
-    params = model.init(jax.random.key(0), pixels[:1], train=False)["params"]
-    state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.sgd(LEARNING_RATE))
-
-    @jax.jit
-    def step(state, batch, targets):
-        def loss_of(params):
-            logits = state.apply_fn({"params": params}, batch, train=True)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
-
-        loss, gradients = jax.value_and_grad(loss_of)(state.params)
-        return state.apply_gradients(grads=gradients), loss
-
-    generator = np.random.default_rng(0)
-
-    def epoch():
-        nonlocal state
-        order = generator.permutation(len(labels))
-        losses = []
-        for start in range(0, len(labels) - BATCH + 1, BATCH):
-            chosen = order[start : start + BATCH]
-            state, loss = step(state, pixels[chosen], labels[chosen])
-            losses.append(loss)
-        return float(np.mean(jax.device_get(losses)))
-
-    return epoch
-
-
-def torch_mlp():
-    """The same network in torch.nn: He-uniform weights, zero biases."""
-    from torch import nn
-
-    widths = [784, *[WIDTH] * DEPTH]
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ELU(inplace=True)]
-    layers.append(nn.Linear(WIDTH, 10))
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-    return nn.Sequential(*layers)
-
-
-def torch_eager(images, labels):
-    return _torch(images, labels, threads=os.cpu_count() or 1, compiled=False)
-
-
-def torch_compiled(images, labels):
-    return _torch(images, labels, threads=os.cpu_count() or 1, compiled=True)
-
-
-def torch_eager_one_thread(images, labels):
-    return _torch(images, labels, threads=1, compiled=False)
-
-
-def torch_compiled_one_thread(images, labels):
-    return _torch(images, labels, threads=1, compiled=True)
-
-
-def _torch(images, labels, threads, compiled):
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    pixels = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / 255)
-    targets = torch.from_numpy(labels.astype(np.int64))
-    model = torch_mlp()
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    criterion = torch.nn.CrossEntropyLoss()
-
-    def loss_of(batch, wanted):
-        return criterion(model(batch), wanted)
-
-    forward = torch.compile(loss_of) if compiled else loss_of
-
-    def epoch():
-        order = torch.randperm(len(targets))
-        total = torch.zeros(())
-        for start in range(0, len(targets) - BATCH + 1, BATCH):
-            chosen = order[start : start + BATCH]
-            optimizer.zero_grad(set_to_none=True)
-            loss = forward(pixels[chosen], targets[chosen])
-            loss.backward()
-            optimizer.step()
-            total += loss.detach()
-        return float(total) / (len(targets) // BATCH)
-
-    return epoch
-
-
-CONTENDERS = {
-    "relujax, 2 runs at once": Contender(relujax_two_runs, runs=2),
-    "relujax, 1 run": Contender(relujax_one_run),
-    "plain Flax loop": Contender(plain_flax),
-    "PyTorch eager": Contender(torch_eager),
-    "PyTorch compiled": Contender(torch_compiled),
-    "PyTorch eager, a process per core": Contender(torch_eager_one_thread, processes=2),
-    "PyTorch compiled, a process per core": Contender(torch_compiled_one_thread, processes=2),
-}
-GOALS = (  # ours, theirs, at least so many times as fast
-    ("relujax, 2 runs at once", "PyTorch eager", 2.5),
-    ("relujax, 2 runs at once", "PyTorch eager, a process per core", 1.4),
-    ("relujax, 1 run", "PyTorch eager", 1.7),
+GOALS = (
+    Goal(TWO_RUNS, (TORCH,), 2.5),
+    Goal(TWO_RUNS, (PAIR, PAIR_COMPILED), 1.4),
+    Goal(ONE_RUN, (TORCH,), 1.7),
 )
 
 
-def work(name: str, images: np.ndarray, labels: np.ndarray, pipe) -> None:
-    """A contender's process: two epochs to warm up, then one for every word it is sent, until None."""
+@dataclass
+class Measured:
+    """What the processes of a contender answered."""
+
+    contender: Contender
+    seconds: list[list[float]] = field(default_factory=list)  # (repeats, processes)
+    losses: list[float] = field(default_factory=list)  # of the first run, after each epoch
+    peak_megabytes: list[float] = field(default_factory=list)  # of each process
+    failure: str = ""
+
+    @property
+    def rates(self) -> list[float]:
+        """Run-epochs per second in each repeat."""
+        return [sum(self.contender.runs / seconds for seconds in repeat) for repeat in self.seconds]
+
+
+class Worker:
+    """A process that trains an epoch whenever it is asked to, and sleeps in between."""
+
+    def __init__(self, contender: Contender, arrays: Path, net: dict, seed: int):
+        context = multiprocessing.get_context("spawn")
+        self.answers, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, contender, arrays, net, seed), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ask(self) -> None:
+        self.answers.send("epoch")
+
+    def answer(self) -> dict[str, Any]:
+        try:
+            return self.answers.recv()
+        except EOFError:
+            return {"failure": "the process ended"}
+
+    def end(self) -> None:
+        self.answers.close()
+        self.process.join()
+
+
+def work(connection: Connection, contender: Contender, arrays: Path, net: dict, seed: int) -> None:
+    """Runs in the worker: warms up, then answers every message with an epoch's seconds."""
     try:
-        epoch = CONTENDERS[name].make(images, labels)
-        epoch()
-        pipe.send(epoch())
-    except Exception as error:  # a contender that this machine cannot run is reported, the others go on
-        pipe.send(f"{type(error).__name__}: {error}".splitlines()[0])
+        images, labels = np.load(arrays / "images.npy"), np.load(arrays / "labels.npy")
+        train = importlib.import_module(contender.module).contender
+        epoch = train(images, labels, net, seed=seed, **contender.options)
+        for _ in range(WARM_UP):
+            epoch()
+        connection.send({})
+        while connection.recv():
+            begun = time.perf_counter()
+            loss = epoch()
+            seconds = time.perf_counter() - begun
+            usage = resource.getrusage(resource.RUSAGE_SELF)
+            connection.send({"seconds": seconds, "loss": loss, "peak_megabytes": usage.ru_maxrss / 1024})
+    except EOFError:  # the race is over
         return
-    while pipe.recv() is not None:
-        pipe.send(epoch())
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    except Exception as error:  # a compiler is missing, memory is short: the others go on
+        connection.send({"failure": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
 
 
-def main(repeats: int = 7, data_dir: Path | None = None, output: Path = Path("results/benchmarks")) -> None:
-    """Times every contender `repeats` times in turn, prints the medians, and writes mnist_mlp.json into `output`."""
-    images, labels, source = _images(data_dir)
-    context = multiprocessing.get_context("spawn")
-    pipes, processes, refused = {}, {}, {}
-    for name, contender in CONTENDERS.items():
-        ends = []
-        for _ in range(contender.processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=work, args=(name, images, labels, theirs), daemon=True)
-            process.start()
-            processes.setdefault(name, []).append(process)
-            ends.append(ours)
-        answers = [end.recv() for end in ends]
-        _signal(processes[name], signal.SIGSTOP)
-        if any(isinstance(answer, str) for answer in answers):
-            refused[name] = next(answer for answer in answers if isinstance(answer, str))
-        else:
-            pipes[name] = ends
-    rates: dict[str, list[float]] = {name: [] for name in pipes}
-    for _ in range(repeats):
-        for name, ends in pipes.items():
-            with _awake(processes[name]):
-                begun = time.perf_counter()
-                for end in ends:
-                    end.send("epoch")
-                for end in ends:
-                    end.recv()
-                rates[name].append(CONTENDERS[name].runs * len(ends) / (time.perf_counter() - begun))
-    memory = {}
-    for name, ends in pipes.items():
-        with _awake(processes[name]):
-            for end in ends:
-                end.send(None)
-            memory[name] = sum(end.recv() for end in ends)
-    _report(rates, memory, refused, source)
-    record = {
-        "benchmark": "ELU Fig. 2 network, one epoch of training per measurement",
-        "images": source,
-        "repeats": repeats,
-        "run_epochs_per_second": rates,
-        "peak_memory_mib": memory,
-        "refused": refused,
-        "ratios": {f"{ours} / {theirs}": _ratio(rates, ours, theirs) for ours, theirs, _ in GOALS},
-        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "python": platform.python_version()},
-        "versions": _versions(),
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "mnist_mlp.json").write_text(json.dumps(record, indent=1) + "\n")
+def race(contenders: dict[str, Contender], arrays: Path, net: dict, repeats: int, console: Console) -> dict:
+    """All contenders in turn, `repeats` times; those that fail while they warm up are out."""
+    measured = {name: Measured(contender) for name, contender in contenders.items()}
+    workers: dict[str, list[Worker]] = {}
+    with console.status("") as status:
+        for name, contender in contenders.items():
+            status.update(f"warming up: {name}")
+            own = [Worker(contender, arrays, net, seed) for seed in range(contender.processes)]
+            failures = [failure for worker in own if (failure := worker.answer().get("failure"))]
+            if failures:
+                measured[name].failure = failures[0]
+            else:
+                workers[name] = own
+        for repeat in range(repeats):
+            status.update(f"repeat {repeat + 1} of {repeats}")
+            for name, own in workers.items():
+                answers = epoch_of(own)
+                measured[name].seconds.append([answer["seconds"] for answer in answers])
+                measured[name].losses.append(answers[0]["loss"])
+                measured[name].peak_megabytes = [round(answer["peak_megabytes"]) for answer in answers]
+        for own in workers.values():
+            for worker in own:
+                worker.end()
+    return measured
 
 
-@contextmanager
-def _awake(processes: list) -> Iterator[None]:
-    _signal(processes, signal.SIGCONT)
+def epoch_of(workers: Sequence[Worker]) -> list[dict[str, Any]]:
+    """One epoch in each of `workers`, begun together."""
+    for worker in workers:
+        worker.ask()
+    return [worker.answer() for worker in workers]
+
+
+def mnist(data_dir: Path | None) -> tuple[np.ndarray, np.ndarray, str]:
+    """The 50,000 training images of the study, or noise of the same shape where MNIST is not there."""
     try:
-        yield
-    finally:
-        _signal(processes, signal.SIGSTOP)
-
-
-def _signal(processes: list, number: signal.Signals) -> None:
-    for process in processes:
-        if process.is_alive():
-            os.kill(process.pid, number)
-
-
-def _images(data_dir: Path | None) -> tuple[np.ndarray, np.ndarray, str]:
-    """MNIST where it is prepared, else noise of the same shape: the arithmetic does not depend on it."""
-    from relujax import datasets
-    from relujax.errors import InputError
-
-    try:
-        mnist = datasets.load("mnist", data_dir)
-        return mnist.train_images[:TRAIN_IMAGES].copy(), mnist.train_labels[:TRAIN_IMAGES].copy(), "mnist"
+        dataset = datasets.load("mnist", data_dir)
     except InputError:
         generator = np.random.default_rng(0)
         images = generator.integers(0, 256, (TRAIN_IMAGES, 28, 28, 1), dtype=np.uint8)
-        return images, generator.integers(0, 10, TRAIN_IMAGES, dtype=np.int32), "noise of MNIST's shape"
+        return images, generator.integers(0, 10, TRAIN_IMAGES, dtype=np.int32), "synthetic: MNIST is not prepared here"
+    images, labels, _, _ = datasets.hold_out(dataset, len(dataset.train_labels) - TRAIN_IMAGES)
+    return images, labels, "MNIST"
 
 
-def _ratio(rates: dict[str, list[float]], ours: str, theirs: str) -> float:
-    """Median over the rounds of the ratio within a round."""
-    if ours not in rates or theirs not in rates:
-        return float("nan")
-    return statistics.median(a / b for a, b in zip(rates[ours], rates[theirs]))
+def machine() -> dict[str, Any]:
+    """What the numbers depend on, and nothing that names the machine."""
+    cpu = platform.processor() or platform.machine()
+    if (facts := Path("/proc/cpuinfo")).exists():
+        models = [line.partition(":")[2].strip() for line in facts.read_text().splitlines() if "model name" in line]
+        cpu = models[0] if models else cpu
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gigabytes": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
 
 
-def _report(rates: dict[str, list[float]], memory: dict[str, float], refused: dict[str, str], source: str) -> None:
-    console = Console()
-    table = Table("contender", "run-epochs/s, median (min–max)", "× PyTorch eager", "peak MiB")
-    for name, own in rates.items():
-        spread = f"{statistics.median(own):.2f} ({min(own):.2f}–{max(own):.2f})"
-        table.add_row(name, spread, f"{_ratio(rates, name, 'PyTorch eager'):.2f}", f"{memory[name]:.0f}")
-    console.print(f"One epoch of {TRAIN_IMAGES:,} images ({source}), n = {len(next(iter(rates.values())))} rounds")
+def version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def reached(goal: Goal, medians: dict[str, float]) -> float | None:
+    """The ratio reached, or None where one side has no numbers."""
+    theirs = [medians[name] for name in goal.theirs if name in medians]
+    return medians[goal.ours] / max(theirs) if theirs and goal.ours in medians else None
+
+
+def show(console: Console, measured: dict[str, Measured], medians: dict[str, float], title: str) -> None:
+    table = Table("contender", title=title)
+    for heading in ("run-epochs/s", "min–max", "ratio to eager", "peak MB"):
+        table.add_column(heading, justify="right")
+    for name, result in measured.items():
+        if result.failure:
+            table.add_row(name, "not measured", "", "", "")
+            continue
+        rates, eager = result.rates, medians.get(TORCH)
+        ratio = f"{medians[name] / eager:.2f}" if eager else ""
+        peak = " + ".join(f"{megabytes:.0f}" for megabytes in result.peak_megabytes)
+        table.add_row(name, f"{medians[name]:.3f}", f"{min(rates):.3f}–{max(rates):.3f}", ratio, peak)
     console.print(table)
-    for name, reason in refused.items():
-        console.print(f"{name} does not run here: {reason}")
-    for ours, theirs, goal in GOALS:
-        ratio = _ratio(rates, ours, theirs)
-        console.print(f"{'met' if ratio >= goal else 'MISSED'}: {ours} / {theirs} = {ratio:.2f} (goal {goal})")
+    for name, result in measured.items():
+        if result.failure:
+            console.print(f"{name}: {result.failure}", markup=False)
+    for goal in GOALS:
+        ratio = reached(goal, medians)
+        verdict = "not measured" if ratio is None else f"{ratio:.2f}, {'met' if ratio >= goal.ratio else 'missed'}"
+        console.print(f"goal: {goal.ours} ≥ {goal.ratio} × {' or '.join(goal.theirs)}: {verdict}", markup=False)
 
 
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {package: version(package) for package in ("jax", "jaxlib", "flax", "optax", "torch", "numpy")}
+def main(
+    repeats: int = 15,
+    data_dir: Annotated[Path | None, tyro.conf.arg(help="where MNIST is; as in `python -m experiments`")] = None,
+    output: Path = Path("results/benchmarks"),
+    activation: Literal["elu", "relu", "silu", "tanh"] = "elu",
+) -> None:
+    """Trains the ELU paper's net with relujax, PyTorch and plain Flax in turn, and compares how fast they are."""
+    console = Console()
+    net = {"depth": 8, "width": 128, "activation": activation, "batch_size": 64, "learning_rate": 0.01}
+    images, labels, data = mnist(data_dir)
+    with tempfile.TemporaryDirectory() as directory:
+        arrays = Path(directory)
+        np.save(arrays / "images.npy", images)
+        np.save(arrays / "labels.npy", labels)
+        measured = race(CONTENDERS, arrays, net, repeats, console)
+    medians = {name: statistics.median(result.rates) for name, result in measured.items() if result.seconds}
+    show(console, measured, medians, f"784 – 8×128 – 10, {activation}; {data}; median of {repeats} epochs each")
+    record = {
+        "net": net,
+        "data": data,
+        "train_images": len(images),
+        "repeats": repeats,
+        "warm_up_epochs": WARM_UP,
+        "machine": machine(),
+        "goals": [
+            {"ours": goal.ours, "theirs": goal.theirs, "at_least": goal.ratio, "reached": reached(goal, medians)}
+            for goal in GOALS
+        ],
+        "contenders": {
+            name: {
+                "processes": result.contender.processes,
+                "runs_per_process": result.contender.runs,
+                "options": result.contender.options,
+                "median_run_epochs_per_second": medians.get(name),
+                "seconds": result.seconds,
+                "train_losses": result.losses,
+                "peak_megabytes": result.peak_megabytes,
+                "failure": result.failure,
+            }
+            for name, result in measured.items()
+        },
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "mnist_mlp.json"
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    console.print(f"written: {path}", markup=False)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(tyro.cli(main))
