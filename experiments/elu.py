@@ -33,7 +33,7 @@ def _sgd(learning_rate: float, epochs: int, loss: Loss = "cross_entropy") -> Rec
 def fig_2_median_activation() -> Study:
     """Fig. 2: median over units of the mean activation, and the cross-entropy, of dense nets of 8 × 128 on MNIST.
 
-    About 45 minutes on 2 CPU cores.
+    About half an hour on 2 CPU cores.
     """
     activations = {"ReLU": relu, "LReLU": leaky_relu_01, "ELU": elu}
     others = ("ReLU", "LReLU")
