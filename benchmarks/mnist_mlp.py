@@ -221,8 +221,9 @@ def reached(goal: Goal, medians: dict[str, float]) -> float | None:
 
 
 def show(console: Console, measured: dict[str, Measured], medians: dict[str, float], title: str) -> None:
-    table = Table("contender", title=title)
-    for heading in ("run-epochs/s", "min–max", "ratio to eager", "peak MB"):
+    table = Table(title=title)
+    table.add_column("contender", no_wrap=True)
+    for heading in ("run-epochs/s", "min–max", "× eager", "peak MB"):
         table.add_column(heading, justify="right")
     for name, result in measured.items():
         if result.failure:

@@ -3,6 +3,7 @@
 Of the ways tried, these are the fastest: float images instead of uint8 ones, and the fused form of SGD.
 """
 
+import logging
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -79,6 +80,7 @@ def contender(
     torch.set_num_threads(threads)
     if compiled:
         torch._inductor.config.compile_threads = 1  # no pool of compilers beside the contenders
+        torch._logging.set_logs(dynamo=logging.ERROR)
     torch.manual_seed(seed)
     step = make_step(make_model(net), net["learning_rate"], compiled=compiled)
     data, size = tensors(images, labels), net["batch_size"]
