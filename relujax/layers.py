@@ -1,16 +1,29 @@
-"""The one place where a nonlinearity is applied, and what follows from it: sites can be counted and watched."""
+"""The layers that networks are built from, and the one place where a nonlinearity is applied.
+
+Every network draws its nonlinearities through `Activation`, so the sites of any network can be counted and watched. The
+other layers are functions to call inside `nn.compact`: they compute in the dtype of `x`, with float32 parameters and
+BatchNorm statistics.
+
+Deviation: BatchNorm's running variance is that of the batch, as in MXNet and Keras; Torch's is n/(n−1) times that.
+"""
 
 from collections.abc import Callable
 from math import prod
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
 
 from relujax.activations import ActivationLike, get_activation, identity
+from relujax.errors import InputError
+from relujax.initializers import zero_bias
 
 Shape = tuple[int, ...]
+Bias = Callable[[int], Initializer]  # of the fan-in
 
 
 class Activation(nn.Module):
@@ -28,6 +41,87 @@ class Activation(nn.Module):
             # The network's own field is one bound object: without the clone every site would share its parameters.
             return function.clone(parent=self, name="own")(x, train=train)
         return function(x)
+
+
+def as_images(images: Array, dtype: DTypeLike, *, smallest: int = 8) -> Array:
+    """`images` in the dtype of the computation; refuses what is not (N, H, W, C), not normalised or too small."""
+    if images.ndim != 4:
+        raise InputError(f"images must have shape (N, H, W, C), e.g. (128, 32, 32, 3); got {images.shape}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(f"images must be normalised floats, e.g. Data.normalize(images); got {images.dtype}")
+    if min(images.shape[1:3]) < smallest:
+        raise InputError(f"images must be at least {smallest}×{smallest}; got {images.shape[1]}×{images.shape[2]}")
+    return images.astype(dtype)
+
+
+def conv(
+    x: Array,
+    filters: int,
+    kernel: int = 3,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    padding: int | str | None = None,
+    kernel_init: Initializer,
+    bias: Bias | None = None,
+    name: str,
+) -> Array:
+    """A k×k convolution, (N, H, W, C) → (N, ⌈H/stride⌉, ⌈W/stride⌉, filters).
+
+    `padding` is that of every border, by default (k − 1) / 2 as in Torch. "SAME" would pad an even image at stride 2 on
+    the right only.
+    """
+    if padding is None:
+        padding = (kernel - 1) // 2
+    fan_in = kernel * kernel * x.shape[-1] // groups
+    return nn.Conv(
+        filters,
+        (kernel, kernel),
+        stride,
+        padding=padding,
+        feature_group_count=groups,
+        use_bias=bias is not None,
+        kernel_init=kernel_init,
+        bias_init=(bias or zero_bias)(fan_in),
+        dtype=x.dtype,
+        name=name,
+    )(x)
+
+
+def dense(x: Array, features: int, *, kernel_init: Initializer, bias: Bias = zero_bias, name: str) -> Array:
+    """x · W + b, (…, C) → (…, features)."""
+    bias_init = bias(x.shape[-1])
+    return nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init, dtype=x.dtype, name=name)(x)
+
+
+def batch_norm(x: Array, train: bool, *, momentum: float = 0.9, epsilon: float = 1e-5, name: str) -> Array:
+    """Normalises each channel over the batch while training, by running statistics otherwise; defaults are Torch's.
+
+    `momentum` is the share of the old statistics: 0.9 is what Torch writes as 0.1.
+    """
+    norm = nn.BatchNorm(use_running_average=not train, momentum=momentum, epsilon=epsilon, dtype=x.dtype, name=name)
+    return norm(x)
+
+
+def pad_shortcut(x: Array, filters: int, stride: int) -> Array:
+    """Every `stride`-th pixel, then channels of zeros up to `filters`  (type A of He et al. 2015, arXiv:1512.03385)."""
+    x = x[:, ::stride, ::stride]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, filters - x.shape[-1])))
+
+
+def max_pool(x: Array, window: int = 2, stride: int = 2, padding: str = "VALID") -> Array:
+    """The largest of every window×window pixels."""
+    return nn.max_pool(x, (window, window), (stride, stride), padding)
+
+
+def global_average_pool(x: Array) -> Array:
+    """(N, H, W, C) → (N, C)."""
+    return jnp.mean(x, axis=(1, 2))
+
+
+def flatten(x: Array) -> Array:
+    """(N, H, W, C) → (N, H·W·C)."""
+    return x.reshape(x.shape[0], -1)
 
 
 def watch(model: nn.Module, variables: Any, images: Array) -> dict[str, Array]:

@@ -9,7 +9,18 @@ PACKAGE = Path(__file__).parents[1] / "relujax"
 
 # Each file may import only files that stand before it.
 ORDER = (
-    *("errors", "activations", "data", "datasets", "download", "initializers", "layers", "models"),
+    *(
+        "errors",
+        "activations",
+        "data",
+        "datasets",
+        "download",
+        "initializers",
+        "placement",
+        "dropout",
+        "layers",
+        "models",
+    ),
     *("recipe", "sharding", "probes", "statistics", "trial", "train", "records", "checkpoint"),
     *("study", "progress", "runner", "figures", "report", "cli"),
 )

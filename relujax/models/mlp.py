@@ -10,9 +10,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from relujax.activations import ActivationLike
-from relujax.errors import InputError
 from relujax.initializers import he_uniform
-from relujax.layers import Activation
+from relujax.layers import Activation, as_images, dense, flatten
 
 
 class MLP(nn.Module):
@@ -26,11 +25,11 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:  # (N, H, W, C) → (N, num_classes)
-        x = _flatten(images).astype(self.dtype)
+        x = flatten(as_images(images, self.dtype, smallest=1))
         for layer in range(1, self.depth + 1):
-            x = nn.Dense(self.width, dtype=self.dtype, kernel_init=he_uniform, name=f"dense{layer}")(x)
+            x = dense(x, self.width, kernel_init=he_uniform, name=f"dense{layer}")
             x = Activation(self.activation, name=f"act{layer}")(x, train=train)
-        logits = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=he_uniform, name="head")(x)
+        logits = dense(x, self.num_classes, kernel_init=he_uniform, name="head")
         return logits.astype(jnp.float32)
 
 
@@ -49,20 +48,14 @@ class Autoencoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
-        x = pixels = _flatten(images).astype(self.dtype)
+        x = pixels = flatten(as_images(images, self.dtype, smallest=1))
         for layer, width in enumerate(self.widths, start=1):
-            x = nn.Dense(width, dtype=self.dtype, kernel_init=he_uniform, name=f"encode{layer}")(x)
+            x = dense(x, width, kernel_init=he_uniform, name=f"encode{layer}")
             x = Activation(self.activation, name=f"encode_act{layer}")(x, train=train)
-        x = nn.Dense(self.code, dtype=self.dtype, kernel_init=he_uniform, name="code")(x)
+        x = dense(x, self.code, kernel_init=he_uniform, name="code")
         for layer, width in enumerate(reversed(self.widths), start=1):
-            x = nn.Dense(width, dtype=self.dtype, kernel_init=he_uniform, name=f"decode{layer}")(x)
+            x = dense(x, width, kernel_init=he_uniform, name=f"decode{layer}")
             x = Activation(self.activation, name=f"decode_act{layer}")(x, train=train)
-        x = nn.Dense(pixels.shape[-1], dtype=self.dtype, kernel_init=he_uniform, name="reconstruction")(x)
+        x = dense(x, pixels.shape[-1], kernel_init=he_uniform, name="reconstruction")
         x = Activation(self.output, name="output_act")(x, train=train)
         return x.astype(jnp.float32)
-
-
-def _flatten(images: Array) -> Array:
-    if images.ndim != 4:
-        raise InputError(f"images must have shape (N, H, W, C), e.g. (64, 28, 28, 1); got {images.shape}")
-    return images.reshape(images.shape[0], -1)
