@@ -16,3 +16,9 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> InputError:
     nearest = [by_lower[choice] for choice in begun or difflib.get_close_matches(name.lower(), by_lower, 1, 0.4)]
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     return InputError(f"unknown {kind} {name!r}: {hint}valid: {', '.join(valid)}")
+
+
+def check_choice(kind: str, name: str, valid: Iterable[str]) -> None:
+    """Refuses a `name` that is none of the valid ones."""
+    if name not in (valid := tuple(valid)):
+        raise unknown(kind, name, valid)

@@ -54,6 +54,16 @@ def as_images(images: Array, dtype: DTypeLike, *, smallest: int = 8) -> Array:
     return images.astype(dtype)
 
 
+def blocks_per_stage(network: str, depth: int, layers_per_block: int) -> int:
+    """n of three equal stages between stem and head: depth = 3 · layers_per_block · n + 2, else refused."""
+    step = 3 * layers_per_block
+    n, rest = divmod(depth - 2, step)
+    if n < 1 or rest:
+        below = max(n, 1) * step + 2
+        raise InputError(f"{network} depth must be {step}n + 2, near yours {below} or {below + step}; got {depth}")
+    return n
+
+
 def conv(
     x: Array,
     filters: int,
