@@ -192,7 +192,10 @@ def test_a_first_step_in_train_and_eval_mode(model, first):
     kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim > 2]
     assert all(jnp.any(kernel[0] != kernel[1]) for kernel in kernels)
     # Train and eval mode differ exactly where there is BatchNorm or drop-out.
-    normalized, dropped = has(model, first, nn.BatchNorm), has(model, first, nn.Dropout | GaussianDropout | AlphaDropout)
+    normalized, dropped = (
+        has(model, first, nn.BatchNorm),
+        has(model, first, nn.Dropout | GaussianDropout | AlphaDropout),
+    )
     assert bool(jnp.any(trained != evaluated)) == (normalized or dropped)
     assert bool(jax.tree.leaves(updates)) == normalized
 
