@@ -4,6 +4,7 @@ A kernel initializer is Flax's: (key, shape, dtype) → array. A bias initialize
 """
 
 from math import sqrt
+from typing import cast
 
 import jax
 from flax import linen as nn
@@ -36,4 +37,4 @@ def torch_bias(fan_in: int) -> Initializer:
     def draw(key: Array, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return draw
+    return cast(Initializer, draw)

@@ -11,15 +11,21 @@ from flax import linen as nn
 from relujax.dropout import AlphaDropout, GaussianDropout
 from relujax.errors import InputError
 from relujax.layers import Activation, count_layers, count_parameters, count_sites
+from relujax.models.alexnet import AlexNet
 from relujax.models.deep_dense import DeepDense
 from relujax.models.dfn_mr import DFNMR
 from relujax.models.elu_net import ELUNet11, ELUNet18, ELUNetImageNet
 from relujax.models.landscape import OutputLandscape
+from relujax.models.lenet import LeNet
+from relujax.models.mobilenet import MobileNet, MobileNetV2
 from relujax.models.plain import Plain
 from relujax.models.preact_resnet import PreActResNet
 from relujax.models.resnet import ResNet
 from relujax.models.resnet_elu import ResNetELU
 from relujax.models.resnet_v1_keras import ResNetV1Keras
+from relujax.models.senet import SENet
+from relujax.models.shufflenet import ShuffleNet, ShuffleNetV2
+from relujax.models.squeezenet import SqueezeNet
 from relujax.placement import (
     BOTTLENECK_TYPE_1,
     BOTTLENECK_TYPE_2,
@@ -72,6 +78,17 @@ PARAMETERS = [
     (DeepDense(25, 10), 7_813_580, 7_813_580 + 90 * 501),
     (ResNetV1Keras(20, 10), 273_066, 278_916),
     (ResNetV1Keras(32, 10), 467_946, 473_796),
+    (LeNet(10), 62_006, 69_656),
+    (AlexNet(10), 2_472_266, 2_495_396),
+    (MobileNet(10), 3_223_178, 3_315_428),
+    (MobileNetV2(10), 2_369_380 - 90 * 1281, 2_369_380),  # published: 2.36M
+    (SqueezeNet(10), 781_156 - 90 * 513, 781_156),  # published: 0.78M
+    (ShuffleNet(10), 925_618, 1_012_108),
+    (ShuffleNetV2(10), 1_360_896 - 90 * 1025, 1_360_896),  # published: 1.3M
+    (SENet(18, 10), 11_389_726, 11_436_256),
+    (SENet(34, 10), 21_648_014, 21_694_544),
+    (SENet(18, 10, last_filters=512), 11_267_842, 11_314_012),
+    (SENet(34, 10, last_filters=512), 21_451_830, 21_498_000),
 ]
 
 # network, convolution and dense layers (shortcuts included), activation sites.
@@ -114,6 +131,16 @@ LAYERS_AND_SITES = [
     (DeepDense(25, 10), 25, 24),
     (ResNetV1Keras(20, 10), 22, 19),
     (ResNetV1Keras(32, 10), 34, 31),
+    (LeNet(10), 5, 4),
+    (AlexNet(10), 6, 5),
+    (MobileNet(10), 1 + 13 * 2 + 1, 1 + 13 * 2),
+    (MobileNetV2(10), 1 + 17 * 3 + 1 + 1, 1 + 17 * 2 + 1),
+    (SqueezeNet(10), 1 + 8 * 3 + 1, 1 + 8 * 3),
+    (ShuffleNet(10), 1 + 16 * 3 + 1, 1 + 16 * 2),
+    (ShuffleNetV2(10), 1 + 16 * 3 + 3 * 2 + 1 + 1, 16 * 2 + 3 + 1),
+    # A block has two convolutions and the two dense layers of its gate; three blocks have a projection.
+    (SENet(18, 10), 1 + 8 * 4 + 3 + 1, 1 + 8 * 4),
+    (SENet(34, 10), 1 + 16 * 4 + 3 + 1, 1 + 16 * 4),
 ]
 
 # One shallow network of each family and block, and the shape of small images that it takes.
@@ -129,6 +156,14 @@ TRAINED = [
     (ELUNet11(10, batch_norm=True), SMALL),
     *((DeepDense(5, 10, noise=noise), (4, 12, 12, 1)) for noise in ("gaussian", "alpha")),
     (ResNetV1Keras(8, 10), SMALL),
+    (LeNet(10), (4, 16, 16, 3)),
+    (AlexNet(10), SMALL),
+    (MobileNet(10), SMALL),
+    (MobileNetV2(10), SMALL),
+    (SqueezeNet(10), SMALL),
+    (ShuffleNet(10), SMALL),
+    (ShuffleNetV2(10), SMALL),
+    (SENet(18, 10), SMALL),
 ]
 
 
@@ -230,7 +265,7 @@ def test_any_activation_and_any_even_size(model, first):
     extra = count_parameters(model.clone(activation="prelu"), first) - count_parameters(model, first)
     assert extra >= sites
     if images_of(model) == CIFAR:
-        for shape in ((1, 10, 18, 1), (3, 40, 8, 5)):
+        for shape in ((1, 18, 22, 1), (3, 40, 16, 5)) if isinstance(model, LeNet) else ((1, 10, 18, 1), (3, 40, 8, 5)):
             traced = jax.eval_shape(lambda images: forward(model, images), jax.ShapeDtypeStruct(shape, jnp.float32))
             assert traced.shape == (shape[0], 10)
 
@@ -248,6 +283,7 @@ def test_any_activation_and_any_even_size(model, first):
         (DFNMR(13, 10), "14 or more; got 13"),
         (ResNetELU(20, 10, block="conv-elu"), "unknown block 'conv-elu': did you mean 'conv-elu-conv-elu'"),
         (ResNet(20, 10, shortcut="padding"), "unknown shortcut 'padding': did you mean 'pad'"),
+        (SENet(50, 10), "18 or 34; got 50"),
         (ELUNet11(10, dropout=(0.1, 0.2)), "drop"),
         (DeepDense(3, 10), "got 3"),
         (DeepDense(15, 10, noise="alfa"), "unknown noise 'alfa': did you mean 'alpha'"),

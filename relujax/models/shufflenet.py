@@ -47,16 +47,12 @@ class Unit(nn.Module):
         y = batch_norm(y, train, name="bn2")
         y = conv(y, self.filters - shrinks * x.shape[-1], 1, groups=self.groups, name="expand")
         y = batch_norm(y, train, name="bn3")
-        if shrinks:
-            # Torch's mean counts the zeros of the border, and so does Flax's.
-            y = jnp.concatenate([nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))), y], axis=-1)
-        else:
-            y = x + y
+        y = jnp.concatenate([_average_pool(x), y], axis=-1) if shrinks else x + y
         return Activation(self.activation, name="act2")(y, train=train)
 
 
 class ShuffleNet(nn.Module):
-    """ShuffleNet with three groups: a stem, three stages of units, and a dense layer: (N, H, W, C) → (N, num_classes)."""
+    """ShuffleNet with 3 groups: a stem, three stages of units, and a dense layer: (N, H, W, C) → (N, num_classes)."""
 
     num_classes: int
     activation: ActivationLike = "tanhexp"
@@ -124,3 +120,8 @@ class ShuffleNetV2(nn.Module):
         x = batch_norm(x, train, name="final_bn")
         x = Activation(self.activation, name="final_act")(x, train=train)
         return dense(global_average_pool(x), self.num_classes, name="head").astype(jnp.float32)
+
+
+def _average_pool(x: Array) -> Array:
+    """Mean of 3×3 pixels at every other one; the zeros around the image count, as in Torch."""
+    return nn.avg_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2), "VALID")
