@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/python -m experiments run elu.fig_2_median_activation --data digits --epochs 60 --runs 3 --workdir workdir/demo
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """Every network of the papers, in one table: counts by tracing, then what a network must do when it is trained."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,8 @@ from relujax.placement import (
     TYPE_3,
 )
 
+# Compiling is most of the time here, running next to nothing.
+COMPILE_FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 CIFAR, MNIST = (2, 32, 32, 3), (2, 28, 28, 1)
 
 # network, parameters for 10 and for 100 classes: the tables of the sources, or the sum over their layers.
@@ -195,7 +199,7 @@ def test_a_first_step_in_train_and_eval_mode(model, first):
     labels = jnp.arange(len(images)) % 10
     chex.clear_trace_counter()
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=COMPILE_FAST)
     @jax.vmap
     @chex.assert_max_traces(1)
     def first_step(seed, images):
