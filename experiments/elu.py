@@ -7,11 +7,12 @@ arXiv:1511.07289: one function per table or figure.
 from functools import partial
 
 from relujax.activations import elu, leaky_relu, relu, shifted_relu
+from relujax.claims import Beats, FallsFastest, LessVariance, Stated, StaysNearest
 from relujax.data import Data, UnitRange
 from relujax.models.mlp import MLP, Autoencoder
 from relujax.probes import MedianActivation, UnitMedians
 from relujax.recipe import Constant, Epochs, Loss, Recipe, Sgd
-from relujax.study import Beats, Curves, Distribution, FallsFastest, LessVariance, Stated, StaysNearest, Study
+from relujax.study import Curves, Distribution, Study
 from relujax.trial import Trial
 
 leaky_relu_01 = partial(leaky_relu, negative_slope=0.1)  # α = 0.1, section 4.1

@@ -7,12 +7,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from relujax.activations import ACTIVATIONS, get_activation
+    from relujax.claims import Verdict
     from relujax.data import Data
     from relujax.errors import InputError
     from relujax.layers import Activation, count_layers, count_parameters, count_sites, ratio, watch
     from relujax.recipe import Recipe
     from relujax.runner import fit, run
-    from relujax.study import Study, Verdict, adapt
+    from relujax.study import Measurement, Study, adapt
     from relujax.trial import RunResult, Trial
 
 # Public names, by hand. They are imported when first used: who wants an activation need not wait for Orbax.
@@ -30,8 +31,9 @@ _HOME = {
     "Recipe": "recipe",
     "fit": "runner",
     "run": "runner",
+    "Measurement": "study",
     "Study": "study",
-    "Verdict": "study",
+    "Verdict": "claims",
     "adapt": "study",
     "RunResult": "trial",
     "Trial": "trial",
@@ -41,6 +43,7 @@ __all__ = [
     "Activation",
     "Data",
     "InputError",
+    "Measurement",
     "Recipe",
     "RunResult",
     "Study",

@@ -3,14 +3,18 @@
 Pure functions of (key, images): nothing here opens a file. `datasets.py` supplies the arrays.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from relujax.errors import InputError
+
+Transform = Callable[[np.ndarray], np.ndarray]  # uint8 (N, H, W, C) → float32, fitted to the training images
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,64 @@ class PerChannel:
         if pixels.shape[-1] != len(self.mean):  # (1,) would broadcast over three channels unnoticed
             raise InputError(f"PerChannel has {len(self.mean)} channels; the images have {pixels.shape[-1]}")
         return (pixels - jnp.array(self.mean, jnp.float32)) / jnp.array(self.std, jnp.float32)
+
+
+@dataclass(frozen=True)
+class PerPixelMean:
+    """pixels / 255 − the mean training image: uint8 (N, H, W, C) → float32  (Keras' CIFAR-10 example; AlexNet)."""
+
+    def fit(self, train_images: np.ndarray) -> Transform:
+        mean = np.mean(train_images, axis=0, dtype=np.float64) / 255
+
+        def transform(images: np.ndarray) -> np.ndarray:
+            return (images / np.float32(255) - mean.astype(np.float32)).astype(np.float32)
+
+        return transform
+
+    def __call__(self, images: ArrayLike) -> Array:
+        return _fitted(images)
+
+
+@dataclass(frozen=True)
+class GcnZca:
+    """Global contrast normalisation, then ZCA whitening: uint8 (N, H, W, C) → float32  (Goodfellow et al. 2013).
+
+    Each image loses its mean and is scaled to the norm `scale`; with C the covariance of the training images and
+    C + `bias` · 1 = V Λ Vᵀ, ZCA multiplies what is left of the training mean by V Λ^−½ Vᵀ. Constants as in pylearn2.
+    """
+
+    scale: float = 55.0
+    bias: float = 0.1
+
+    def fit(self, train_images: np.ndarray) -> Transform:
+        contrast = self._contrast(train_images)
+        mean = contrast.mean(axis=0, dtype=np.float64).astype(np.float32)
+        centred = contrast - mean
+        covariance = (centred.T @ centred).astype(np.float64) / len(centred)
+        values, vectors = np.linalg.eigh(covariance)
+        whiten = ((vectors / np.sqrt(np.maximum(values, 0) + self.bias)) @ vectors.T).astype(np.float32)
+
+        def transform(images: np.ndarray) -> np.ndarray:
+            return ((self._contrast(images) - mean) @ whiten).reshape(images.shape)
+
+        return transform
+
+    def __call__(self, images: ArrayLike) -> Array:
+        return _fitted(images)
+
+    def _contrast(self, images: np.ndarray) -> np.ndarray:
+        flat = images.reshape(len(images), -1).astype(np.float32)
+        flat -= flat.mean(axis=1, keepdims=True)
+        norm = np.linalg.norm(flat, axis=1, keepdims=True)
+        return flat * (self.scale / np.maximum(norm, 1e-8))  # an image of one grey has no contrast to scale
+
+
+def _fitted(images: ArrayLike) -> Array:
+    """Images that were transformed once, all of them, before training."""
+    images = jnp.asarray(images)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(f"this normalisation is fitted to the training images first, see `fit`; got {images.dtype}")
+    return images
 
 
 @dataclass(frozen=True)
@@ -71,8 +133,57 @@ class Flip:
         return jnp.where(jax.random.bernoulli(key, self.probability), image[:, ::-1], image)
 
 
-Normalize = UnitRange | PerChannel
-Augmentation = PadCrop | Flip
+@dataclass(frozen=True)
+class Rotate:
+    """Turn about the centre by an angle drawn from ± `degrees`, nearest pixel; `fill` where nothing turned to.
+
+    After PerChannel with mean and std of 127.5 black is −1.
+    """
+
+    degrees: float
+    fill: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.degrees <= 180:
+            raise InputError(f"Rotate degrees must lie in [0, 180]; got {self.degrees}")
+
+    def __call__(self, key: Array, image: Array) -> Array:
+        angle = jax.random.uniform(key, (), minval=-self.degrees, maxval=self.degrees) * (jnp.pi / 180)
+        height, width, _ = image.shape
+        rows = jnp.arange(height)[:, None] - (height - 1) / 2
+        columns = jnp.arange(width)[None, :] - (width - 1) / 2
+        # Where each target pixel comes from.
+        row = jnp.round(jnp.cos(angle) * rows - jnp.sin(angle) * columns + (height - 1) / 2).astype(jnp.int32)
+        column = jnp.round(jnp.sin(angle) * rows + jnp.cos(angle) * columns + (width - 1) / 2).astype(jnp.int32)
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        turned = image[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
+        return jnp.where(inside[..., None], turned, self.fill)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Move by up to ± `fraction` of height and width, bilinear, border pixels repeated  (Keras' CIFAR-10 example)."""
+
+    fraction: float = 0.1
+
+    def __post_init__(self):
+        if not 0 <= self.fraction <= 1:
+            raise InputError(f"Shift fraction must lie in [0, 1]; got {self.fraction}")
+
+    def __call__(self, key: Array, image: Array) -> Array:
+        for axis, size in enumerate(image.shape[:2]):
+            bound = self.fraction * size
+            shift = jax.random.uniform(jax.random.fold_in(key, axis), (), minval=-bound, maxval=bound)
+            place = jnp.clip(jnp.arange(size) + shift, 0, size - 1)
+            low = jnp.floor(place).astype(jnp.int32)
+            part = jnp.expand_dims(place - low, tuple(i for i in range(3) if i != axis))
+            high = jnp.minimum(low + 1, size - 1)
+            image = (1 - part) * jnp.take(image, low, axis) + part * jnp.take(image, high, axis)
+        return image
+
+
+Normalize = UnitRange | PerChannel | PerPixelMean | GcnZca
+Augmentation = PadCrop | Flip | Rotate | Shift
 
 
 @dataclass(frozen=True, kw_only=True)

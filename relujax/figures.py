@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from relujax.study import Curves, Distribution, Results, Study, variance_over_epochs
+from relujax.claims import Results, variance_over_epochs
+from relujax.study import Curves, Distribution, Study
 from relujax.trial import RunResult
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
 """Recipe: everything between data and network that is not the network, and its translation to Optax."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -60,6 +61,7 @@ class Recipe:
     optimizer: Sgd | Adam
     schedule: Constant | StepDecay
     weight_decay: float = 0.0  # coupled L2, added to the gradient before momentum
+    decayed: Literal["convolutions"] | None = None  # what decays: all parameters, or convolution kernels alone
     loss: Loss = "cross_entropy"
 
     def __post_init__(self):
@@ -89,8 +91,14 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
             descend = optax.sgd(schedule, momentum=momentum or None, nesterov=nesterov)
         case Adam(b1=b1, b2=b2, eps=eps):
             descend = optax.adam(schedule, b1=b1, b2=b2, eps=eps)
-    decay = optax.add_decayed_weights(recipe.weight_decay) if recipe.weight_decay else optax.identity()
+    mask = _convolution_kernels if recipe.decayed else None
+    decay = optax.add_decayed_weights(recipe.weight_decay, mask) if recipe.weight_decay else optax.identity()
     return optax.chain(decay, descend)
+
+
+def _convolution_kernels(params: Any) -> Any:
+    """Which leaves are (h, w, in, out)."""
+    return jax.tree.map(lambda leaf: leaf.ndim == 4, params)
 
 
 def losses(recipe: Recipe, outputs: Array, images: Array, labels: Array) -> Array:
@@ -101,7 +109,14 @@ def losses(recipe: Recipe, outputs: Array, images: Array, labels: Array) -> Arra
 
 
 def mistakes(recipe: Recipe, outputs: Array, labels: Array) -> dict[str, Array]:
-    """{"error": 1 where the class is wrong, (N,)} for classifiers, nothing for an autoencoder."""
+    """{"error": 1 where the class is wrong, (N,)} for classifiers, nothing for an autoencoder.
+
+    With 1,000 classes, as ImageNet has, also "top5_error": 1 where none of the five largest logits is right.
+    """
     if recipe.loss != "cross_entropy":
         return {}
-    return {"error": (jnp.argmax(outputs, axis=-1) != labels).astype(jnp.float32)}
+    wrong = {"error": jnp.argmax(outputs, axis=-1) != labels}
+    if outputs.shape[-1] >= 1000:
+        _, best = jax.lax.top_k(outputs, 5)
+        wrong["top5_error"] = jnp.all(best != labels[:, None], axis=-1)
+    return {name: value.astype(jnp.float32) for name, value in wrong.items()}

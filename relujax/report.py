@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from relujax import figures, records, statistics
-from relujax.study import Judgement, Results, Study, judge, rehearsal_reasons, variance_over_epochs
+from relujax.claims import Judgement, Results, judge, variance_over_epochs
+from relujax.study import Study, rehearsal_reasons
 from relujax.trial import RunResult, describe, trial_id
 
 Style = Literal["text", "markdown", "latex"]

@@ -16,10 +16,11 @@ import numpy as np
 
 from relujax import datasets, records
 from relujax.checkpoint import Checkpoints
+from relujax.claims import Results
 from relujax.errors import InputError, unknown
 from relujax.progress import Reporter, progress, silent
 from relujax.sharding import batches_of_runs, everywhere, make_mesh, one_cpu_device_per_core, over_runs
-from relujax.study import Results, Study
+from relujax.study import Study
 from relujax.train import Programs, Split, TrainState, compile_programs
 from relujax.trial import RunResult, Trial, describe
 

@@ -60,6 +60,33 @@ def signed_rank(ours: Values, theirs: Values) -> float:
     return float(test.pvalue)
 
 
+def equivalence(ours: Values, theirs: Values, margin: float) -> float:
+    """p of two one-sided Welch tests that the means differ by less than `margin`  (Schuirmann 1987)."""
+    from scipy import stats
+
+    def above(a: Values, b: Values) -> float:  # of "mean(a) + margin is not above mean(b)"
+        if std(a) == std(b) == 0:  # Welch's statistic would be 0 / 0 or infinite
+            return 0.0 if mean(a) + margin > mean(b) else 1.0
+        return float(stats.ttest_ind(np.add(a, margin), b, equal_var=False, alternative="greater").pvalue)
+
+    return max(above(ours, theirs), above(theirs, ours))
+
+
+def differs_from_reported(values: Values, reported_mean: float, reported_std: float | None, runs: int | None) -> float:
+    """Two-sided p that our mean and a printed one differ: Welch's test, or one-sample where no spread is printed.
+
+    nan below two values, or where ours do not vary.
+    """
+    from scipy import stats
+
+    if len(values) < 2 or std(values) == 0:
+        return float("nan")
+    if reported_std is None or runs is None or runs < 2:
+        return float(stats.ttest_1samp(values, reported_mean).pvalue)
+    ours = (mean(values), std(values), len(values))
+    return float(stats.ttest_ind_from_stats(*ours, reported_mean, reported_std, runs, equal_var=False).pvalue)
+
+
 def smallest_rank_sum_p(n: int, m: int) -> float:
     """The smallest two-sided p that n against m runs can reach: 2 / C(n + m, n), e.g. 0.0079 for 5 against 5."""
     return min(1.0, 2 / comb(n + m, n))

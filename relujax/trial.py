@@ -26,6 +26,7 @@ class Trial:
     data: Data
     recipe: Recipe
     probes: tuple[Probe, ...] = ()
+    start_from: "Trial | None" = None  # begins with that trial's final weights, same seed: a fine-tuning phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +42,23 @@ class RunResult:
     environment: Mapping[str, Any] = field(default_factory=dict)  # versions, device, dataset digest, flags
 
     def curve(self, metric: str) -> np.ndarray:
-        """`metric` after each epoch, (epochs,); nan where an epoch has no value of it."""
+        """`metric` after each epoch, (epochs,); nan where an epoch has no value of it. Accuracy is 1 − error."""
+        if metric.endswith("_accuracy"):
+            return 1 - self.curve(metric.replace("_accuracy", "_error"))
         return np.array([epoch.get(metric, np.nan) for epoch in self.history])
 
     def last(self, metric: str) -> float:
         """`metric` after the last epoch."""
-        return self.history[-1].get(metric, float("nan")) if self.history else float("nan")
+        return self.at(metric, "last")
+
+    def at(self, metric: str, epoch: Literal["last", "best"]) -> float:
+        """`metric` after the last epoch, or its best value over epochs: the smallest, of an accuracy the largest."""
+        curve = self.curve(metric)
+        if not len(curve) or np.isnan(curve).all():
+            return float("nan")
+        if epoch == "last":
+            return float(curve[-1])
+        return float(np.nanmax(curve) if metric.endswith("_accuracy") else np.nanmin(curve))
 
 
 def describe(value: Any) -> Any:

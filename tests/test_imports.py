@@ -20,9 +20,10 @@ ORDER = (
         "dropout",
         "layers",
         "models",
+        "interop",
     ),
     *("recipe", "sharding", "probes", "statistics", "trial", "train", "records", "checkpoint"),
-    *("study", "progress", "runner", "figures", "report", "cli"),
+    *("claims", "study", "progress", "runner", "figures", "report", "cli"),
 )
 
 

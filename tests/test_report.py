@@ -9,7 +9,8 @@ import pytest
 
 from experiments import elu
 from relujax import figures, records, report
-from relujax.study import Beats, Curves, Distribution, Reported, Stated
+from relujax.claims import Beats, Stated
+from relujax.study import Curves, Distribution, Reported
 from relujax.trial import RunResult, describe
 
 HOSTILE = 'ELU <script>alert("x")</script> | 100 % & $\\_'

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 
 from experiments import elu
-from relujax.errors import InputError
-from relujax.study import (
+from relujax.claims import (
     Beats,
+    Diverges,
     FallsFastest,
     LessVariance,
+    Near,
+    ReachesFirst,
     Stated,
     StaysNearest,
     Verdict,
-    adapt,
     judge,
-    rehearsal_reasons,
 )
+from relujax.errors import InputError
+from relujax.study import adapt, rehearsal_reasons
 from relujax.trial import RunResult
 
 
@@ -109,3 +111,47 @@ def test_a_recompressed_copy_is_a_rehearsal():
 def test_impossible_changes_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         adapt(elu.fig_2_median_activation(), **change)
+
+
+def test_the_best_epoch_is_the_smallest_error_and_the_largest_accuracy():
+    one = run(test_error=[0.5, 0.2, 0.4])
+    assert one.at("test_error", "best") == 0.2 and one.at("test_error", "last") == 0.4
+    assert one.at("test_accuracy", "best") == 0.8 and one.at("test_accuracy", "last") == 0.6
+    assert Beats(row="A", others=(), metric="test_error", epoch="best").score(one) == 0.2
+    assert np.isnan(one.at("test_loss", "best"))
+
+
+def test_a_paired_claim_needs_six_pairs_and_pairs_by_seed():
+    claim = Stated(words="A beats B.", claim=Beats(row="A", others=("B",), metric="loss", paired=True))
+    # Every pair differs by the same sign, though the rows overlap: a rank-sum test would see nothing.
+    better, worse = runs(1, 2, 3, 4, 5, 6), runs(1.1, 2.1, 3.1, 4.1, 5.1, 6.1)
+    assert judge(claim, {"A": better, "B": worse}).verdict is Verdict.REPRODUCED
+    assert judge(claim, {"A": better, "B": worse[::-1]}).verdict is Verdict.REPRODUCED
+    assert judge(claim, {"A": better[:5], "B": worse}).verdict is Verdict.UNDECIDED
+
+
+def test_who_reaches_a_value_first_counts_never_as_last():
+    claim = ReachesFirst(row="A", others=("B",), metric="error", value=0.2)
+    assert claim.score(run(error=[0.9, 0.2, 0.1])) == 2 and claim.score(run(error=[0.9, 0.3])) == np.inf
+    fast = [run(seed, error=[0.5, 0.1, 0.1]) for seed in range(5)]
+    never = [run(seed, error=[0.5, 0.4, 0.3]) for seed in range(5)]
+    stated = Stated(words="A is first.", claim=claim)
+    assert judge(stated, {"A": fast, "B": never}).verdict is Verdict.REPRODUCED
+    assert judge(stated, {"A": never, "B": never}).verdict is Verdict.NOT_REPRODUCED
+
+
+def test_two_rows_are_near_only_where_the_runs_say_so():
+    stated = Stated(words="A is as good as B.", claim=Near(row="A", other="B", metric="loss", margin=0.5))
+    near = {"A": runs(1.0, 1.1, 0.9, 1.05, 0.95), "B": runs(1.02, 1.12, 0.92, 1.07, 0.97)}
+    assert judge(stated, near).verdict is Verdict.REPRODUCED
+    wide = {"A": runs(0.0, 2.0, 1.0, 3.0, -1.0), "B": runs(1.0, 1.1, 0.9, 1.05, 0.95)}
+    assert judge(stated, wide).verdict is Verdict.NOT_REPRODUCED
+    assert judge(stated, {"A": runs(1.0), "B": runs(1.0)}).verdict is Verdict.UNDECIDED
+
+
+def test_a_row_that_is_claimed_to_diverge():
+    stated = Stated(words="It explodes.", claim=Diverges(row="A", metric="loss", never_below=2.0))
+    diverged = [run(seed, "diverged", loss=[9.0]) for seed in range(4)]
+    assert judge(stated, {"A": [*diverged, run(4, loss=[2.3, 2.3])]}).verdict is Verdict.REPRODUCED
+    assert judge(stated, {"A": diverged}).verdict is Verdict.UNDECIDED  # 1/16 is above the level
+    assert judge(stated, {"A": runs(1, 1, 1, 1, 1)}).verdict is Verdict.NOT_REPRODUCED

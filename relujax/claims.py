@@ -1,0 +1,287 @@
+"""Claim, Verdict: what a paper says as pure data, and how our runs judge it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from math import comb
+from typing import Literal
+
+import numpy as np
+
+from relujax import statistics
+from relujax.trial import RunResult
+
+Results = Mapping[str, Sequence[RunResult]]  # row label → its runs, by seed
+Epoch = Literal["last", "best"]  # the best on the images that the metric is of, as some papers print it
+
+LEVEL = 0.05  # family-wise over the comparisons of one claim, by Holm's method
+
+
+class Verdict(Enum):
+    """What our runs say of a claim."""
+
+    REPRODUCED = "reproduced"
+    NOT_REPRODUCED = "not reproduced"
+    UNDECIDED = "undecided"  # too few runs for the test to reach its level
+    NOT_RUN = "not run"
+    REHEARSAL = "rehearsal"  # shortened, or on stand-in data: never compared with the paper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beats:
+    """`row` ends with a smaller `metric` (an error, a loss, a time) than each of `others`.
+
+    `paired` compares runs of the same seed by the signed-rank test, as a paper may; else the rank-sum test.
+    """
+
+    row: str
+    others: tuple[str, ...]
+    metric: str
+    epoch: Epoch = "last"
+    paired: bool = False
+
+    def score(self, run: RunResult) -> float:
+        return run.at(self.metric, self.epoch)
+
+    @property
+    def quantity(self) -> str:
+        return f"{_words(self.metric)} {_when(self.epoch)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaysNearest:
+    """Over all epochs, `metric` of `row` stays nearer to `target` than that of each of `others`."""
+
+    row: str
+    others: tuple[str, ...]
+    metric: str
+    target: float = 0.0
+
+    def score(self, run: RunResult) -> float:
+        return float(np.mean(np.abs(run.curve(self.metric) - self.target)))
+
+    @property
+    def quantity(self) -> str:
+        return f"distance of {_words(self.metric)} from {self.target:g}, mean over epochs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FallsFastest:
+    """`metric` of `row` decreases more rapidly than in `others`: its mean over the first epochs is smaller."""
+
+    row: str
+    others: tuple[str, ...]
+    metric: str
+    epochs: int
+
+    def score(self, run: RunResult) -> float:
+        return float(np.mean(run.curve(self.metric)[: self.epochs]))
+
+    @property
+    def quantity(self) -> str:
+        return f"{_words(self.metric)}, mean over the first {self.epochs} epochs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReachesFirst:
+    """`metric` of `row` is at most `value` after fewer epochs than in each of `others`; a run that never is has ∞."""
+
+    row: str
+    others: tuple[str, ...]
+    metric: str
+    value: float
+
+    def score(self, run: RunResult) -> float:
+        reached = np.flatnonzero(run.curve(self.metric) <= self.value)
+        return float(reached[0] + 1) if reached.size else np.inf
+
+    @property
+    def quantity(self) -> str:
+        return f"epochs until {_words(self.metric)} is at most {self.value:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LessVariance:
+    """The units' `probe` value varies less over the epochs in `row`: mean over units of the variance over epochs."""
+
+    row: str
+    others: tuple[str, ...]
+    probe: str
+    of: str = "value"  # "value" of each epoch, or its "change" from epoch to epoch
+
+    def score(self, run: RunResult) -> float:
+        return float(np.mean(variance_over_epochs(run, self.probe, self.of)))
+
+    @property
+    def quantity(self) -> str:
+        return f"variance over epochs of the {self.of} of {_words(self.probe)}, mean over units"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Near:
+    """`metric` of `row` and `other` are the same up to ± `margin` (in the metric's unit: 0.005 is half a percent)."""
+
+    row: str
+    other: str
+    metric: str
+    margin: float
+    epoch: Epoch = "last"
+
+    def score(self, run: RunResult) -> float:
+        return run.at(self.metric, self.epoch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diverges:
+    """The runs of `row` fail: a loss is no number, or `metric` is never below `never_below`."""
+
+    row: str
+    metric: str = "train_error"
+    never_below: float = 0.85  # guessing among ten classes errs in 0.9
+
+    def failed(self, run: RunResult) -> bool:
+        curve = run.curve(self.metric)
+        return run.status == "diverged" or not bool(np.any(curve < self.never_below))
+
+
+Comparison = Beats | StaysNearest | FallsFastest | ReachesFirst | LessVariance
+Claim = Comparison | Near | Diverges
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """A claim with the words in which the paper makes it."""
+
+    words: str
+    claim: Claim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The verdict on one claim, and the numbers behind it."""
+
+    stated: Stated
+    verdict: Verdict
+    finding: str  # one sentence with means, n and p
+    p_value: float | None = None
+
+
+def judge(stated: Stated, results: Results, rehearsal: Sequence[str] = ()) -> Judgement:
+    """The verdict on a claim: two-sided tests on the runs, Holm-corrected over the rows that it compares.
+
+    A claim that no test on this many runs could support is UNDECIDED; one that could have been supported and was not is
+    NOT_REPRODUCED, whether the difference points the other way or is within chance.
+    """
+    claim = stated.claim
+    rows = rows_of(claim)
+    ended = {row: [run for run in results.get(row, ()) if run.status != "unfinished"] for row in rows}
+    scores = {row: _scores(claim, ended[row]) for row in rows}
+    if missing := [row for row in rows if len(scores[row]) == 0]:
+        return Judgement(
+            stated=stated, verdict=Verdict.NOT_RUN, finding=f"no finished run of {', '.join(missing)}", p_value=None
+        )
+    match claim:
+        case Diverges():
+            decided, held, finding, p_value = _judge_failure(claim, scores[claim.row])
+        case Near():
+            decided, held, finding, p_value = _judge_nearness(claim, scores[claim.row], scores[claim.other])
+        case _:
+            decided, held, finding, p_value = _judge_comparison(claim, ended, scores)
+    if rehearsal:
+        verdict = Verdict.REHEARSAL
+    elif not decided:
+        verdict = Verdict.UNDECIDED
+    else:
+        verdict = Verdict.REPRODUCED if held else Verdict.NOT_REPRODUCED
+    return Judgement(stated=stated, verdict=verdict, finding=finding, p_value=p_value)
+
+
+def rows_of(claim: Claim) -> tuple[str, ...]:
+    """The rows that a claim speaks of, its subject first."""
+    match claim:
+        case Diverges():
+            return (claim.row,)
+        case Near():
+            return (claim.row, claim.other)
+        case _:
+            return (claim.row, *claim.others)
+
+
+def variance_over_epochs(run: RunResult, probe: str, of: str) -> np.ndarray:
+    """Variance over epochs of each unit's value, or of its change from one epoch to the next: (units,)."""
+    values = run.unit_values[probe]
+    if of == "change":
+        values = np.diff(values, axis=0)
+    return np.var(values, axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)
+
+
+Outcome = tuple[bool, bool, str, float | None]  # whether a test could decide, whether it held, finding, p
+
+
+def _judge_comparison(claim: Comparison, ended: Results, scores: Mapping[str, np.ndarray]) -> Outcome:
+    """Does `row` score lower than each of the others?"""
+    means = {row: _mean(values) for row, values in scores.items()}
+    lower = all(means[claim.row] < means[other] for other in claim.others)
+    if isinstance(claim, Beats) and claim.paired:
+        samples = [_pairs(claim, ended[claim.row], ended[other]) for other in claim.others]
+        test = statistics.signed_rank
+        reachable = [statistics.smallest_signed_rank_p(len(ours)) for ours, _ in samples]
+    else:
+        samples = [(scores[claim.row], scores[other]) for other in claim.others]
+        test = statistics.rank_sum
+        reachable = [statistics.smallest_rank_sum_p(len(ours), len(theirs)) for ours, theirs in samples]
+    decided = max(statistics.holm(reachable)) <= LEVEL
+    p_value = max(statistics.holm([test(*sample) for sample in samples])) if decided else None
+    listed = ", ".join(f"{row} {means[row]:.4g} (n={len(scores[row])})" for row in scores)
+    direction = "as claimed" if lower else "not as claimed"
+    support = "too few runs for a test" if p_value is None else f"p = {p_value:.2g}"
+    held = lower and p_value is not None and p_value <= LEVEL
+    return decided, held, f"{claim.quantity}: {listed}; {direction}, {support}", p_value
+
+
+def _judge_nearness(claim: Near, ours: np.ndarray, theirs: np.ndarray) -> Outcome:
+    """Two one-sided Welch tests (Schuirmann 1987): is the difference within the margin on both sides?"""
+    gap = f"{_words(claim.metric)} {_when(claim.epoch)}: {claim.row} {_mean(ours):.4g} (n={len(ours)}), "
+    gap += f"{claim.other} {_mean(theirs):.4g} (n={len(theirs)}); "
+    if min(len(ours), len(theirs)) < 2 or not np.isfinite([*ours, *theirs]).all():
+        return False, False, f"{gap}too few finite runs for a test", None
+    p_value = statistics.equivalence(ours, theirs, claim.margin)
+    return True, p_value <= LEVEL, f"{gap}within ± {claim.margin:g}: p = {p_value:.2g}", p_value
+
+
+def _judge_failure(claim: Diverges, failed: np.ndarray) -> Outcome:
+    """One-sided binomial test: do more than half of such runs fail? Five of five give p = 0.031."""
+    n, count = len(failed), int(failed.sum())
+    p_value = sum(comb(n, k) for k in range(count, n + 1)) / 2**n
+    finding = (
+        f"{count} of {n} runs of {claim.row} diverged or kept {_words(claim.metric)} at {claim.never_below:g} or more"
+    )
+    return 1 / 2**n <= LEVEL, p_value <= LEVEL, f"{finding}; p = {p_value:.2g}", p_value
+
+
+def _scores(claim: Claim, runs: Sequence[RunResult]) -> np.ndarray:
+    """One score per finished run; a diverged run scores worst, so that it cannot make its row look better."""
+    if isinstance(claim, Diverges):
+        return np.array([claim.failed(run) for run in runs])
+    scores = [np.inf if run.status == "diverged" else claim.score(run) for run in runs]
+    return np.array([score for score in scores if not np.isnan(score)])
+
+
+def _pairs(claim: Beats, ours: Sequence[RunResult], theirs: Sequence[RunResult]) -> tuple[list[float], list[float]]:
+    """Scores of the seeds that both rows finished; only finite ones can be subtracted."""
+    other = {run.seed: claim.score(run) for run in theirs if run.status == "done"}
+    both = [(claim.score(run), other[run.seed]) for run in ours if run.status == "done" and run.seed in other]
+    both = [pair for pair in both if np.isfinite(pair).all()]
+    return [a for a, _ in both], [b for _, b in both]
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values))
+
+
+def _when(epoch: Epoch) -> str:
+    return "after the last epoch" if epoch == "last" else "at the best epoch"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
