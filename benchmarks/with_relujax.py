@@ -29,7 +29,7 @@ def contender(
     one_cpu_device_per_core(devices)
     mesh = make_mesh(runs)
     train = jax.device_put(Split(images, labels), everywhere(mesh))
-    programs = compile_programs(make_trial(**net), mesh, len(images))
+    programs = compile_programs(make_trial(**net), mesh, images.shape)
     seeds = jax.device_put(np.arange(seed, seed + runs, dtype=np.int32), over_runs(mesh))
     states = programs.init(seeds, train)
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import Array
+from jax import Array, lax
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
@@ -39,8 +39,8 @@ class Activation(nn.Module):
         function = get_activation(self.function)
         if isinstance(function, nn.Module):
             # The network's own field is one bound object: without the clone every site would share its parameters.
-            return function.clone(parent=self, name="own")(x, train=train)
-        return function(x)
+            return settle(function.clone(parent=self, name="own")(x, train=train))
+        return settle(function(x))
 
 
 def as_images(images: Array, dtype: DTypeLike, *, smallest: int = 8) -> Array:
@@ -134,6 +134,15 @@ def flatten(x: Array) -> Array:
     return x.reshape(x.shape[0], -1)
 
 
+def settle(x: Array) -> Array:
+    """x, kept as it is: without a barrier XLA's CPU backend computes sums and activations anew in each gradient.
+
+    It would fold the whole chain of residual sums below a convolution into that convolution's filter gradient, so that
+    a step's time grew with the square of the depth.
+    """
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+
+
 def watch(model: nn.Module, variables: Any, images: Array) -> dict[str, Array]:
     """Every activation site's output on `images`, in the order of the sites: {"act1": (N, units), …}."""
     _, state = model.apply(
@@ -157,6 +166,11 @@ def count_parameters(model: nn.Module, images_shape: Shape) -> int:
 def count_layers(model: nn.Module, images_shape: Shape) -> int:
     """Number of convolution and dense layers for images of shape (N, H, W, C), by tracing."""
     return len(_calls(model, images_shape, lambda module: isinstance(module, nn.Conv | nn.ConvTranspose | nn.Dense)))
+
+
+def is_convolutional(model: nn.Module, images_shape: Shape) -> bool:
+    """Whether the network has a convolution for images of shape (N, H, W, C), by tracing."""
+    return bool(_calls(model, images_shape, lambda module: isinstance(module, nn.Conv)))
 
 
 def count_sites(model: nn.Module, images_shape: Shape) -> int:

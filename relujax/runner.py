@@ -1,28 +1,26 @@
 """Study → run directories: skips the runs that are done, goes on with those that are not, trains the rest."""
 
-import datetime
-import importlib.metadata
-import os
-import platform
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from relujax import datasets, records
 from relujax.checkpoint import Checkpoints
 from relujax.claims import Results
+from relujax.environment import environment
 from relujax.errors import InputError, unknown
 from relujax.progress import Reporter, progress, silent
 from relujax.sharding import batches_of_runs, everywhere, make_mesh, one_cpu_device_per_core, over_runs
 from relujax.study import Study
 from relujax.train import Programs, Split, TrainState, compile_programs
-from relujax.trial import RunResult, Trial, describe
+from relujax.trial import RunResult, Trial, describe, trial_id
 
 CHECKPOINT_EVERY_SECONDS = 30.0
 
@@ -44,12 +42,13 @@ def run(
     for label in only:
         if label not in study.trials:
             raise unknown("row", label, study.trials)
-    for trial in study.trials.values():
+    for trial in _phases(study.trials.values()):
         check(trial)
     _check_machine(workdir, devices, tensorboard)
     chosen = {label: trial for label, trial in study.trials.items() if not only or label in only}
     seeds = range(study.runs)
-    waiting = [trial for trial in chosen.values() if not _finished(workdir, trial, seeds)]
+    phases = _phases(chosen.values())
+    waiting = [trial for trial in phases if not _finished(workdir, trial, seeds)]
     for data_name in {trial.data.name for trial in waiting}:
         datasets.load(data_name, _path(data_dir))  # a missing dataset is found before anything is written
     records.open_study(
@@ -63,8 +62,8 @@ def run(
         },
     )
     if waiting:
-        total = sum(trial.recipe.length.count for trial in chosen.values()) * study.runs
-        done = sum(_epochs_done(workdir, trial, seed) for trial in chosen.values() for seed in seeds)
+        total = sum(trial.recipe.length.count for trial in phases) * study.runs
+        done = sum(_epochs_done(workdir, trial, seed) for trial in phases for seed in seeds)
         with progress(total, done) as reporter:
             for label, trial in chosen.items():
                 fit(
@@ -80,6 +79,15 @@ def run(
     return records.read_results(workdir, study.trials, study.runs)
 
 
+def _phases(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials and those that they start from, each once, in the order in which they have to be trained."""
+    found: dict[str, Trial] = {}
+    for trial in trials:
+        earlier = [] if trial.start_from is None else _phases([trial.start_from])
+        found |= {trial_id(phase): phase for phase in (*earlier, trial)}
+    return list(found.values())
+
+
 def fit(
     trial: Trial,
     *,
@@ -91,12 +99,31 @@ def fit(
     label: str = "",
     reporter: Reporter = silent,
 ) -> list[RunResult]:
-    """Trains `trial` with each seed, several at once, into `workdir`; runs that are done there are only read."""
+    """Trains `trial` with each seed, several at once, into `workdir`; runs that are done there are only read.
+
+    A trial that starts from another one has that trained first.
+    """
     workdir = Path(workdir)
     check(trial)
     _check_machine(workdir, devices, tensorboard)
     directories = {seed: records.run_directory(workdir, trial, seed) for seed in seeds}
     pending = [seed for seed in seeds if not records.is_finished(directories[seed])]
+    if pending and trial.start_from is not None:
+        before = fit(
+            trial.start_from,
+            seeds=pending,
+            workdir=workdir,
+            data_dir=data_dir,
+            devices=devices,
+            tensorboard=tensorboard,
+            label=label,
+            reporter=reporter,
+        )
+        for earlier in before:
+            if earlier.status == "diverged":  # there is nothing to go on from, and the row has to show it
+                records.open_run(directories[earlier.seed], trial)
+                _end(directories[earlier.seed], earlier.environment, status="diverged", diverged_at_step=0)
+                pending.remove(earlier.seed)
     if pending:
         dataset = datasets.load(trial.data.name, _path(data_dir))
         parts = _parts(trial, dataset)
@@ -107,9 +134,9 @@ def fit(
         for start, group in sorted(progressed.items(), reverse=True):
             for batch in batches_of_runs(group, make_mesh(len(group), devices)):
                 own = {seed: directories[seed] for seed in batch}
-                environment = _environment(dataset, len(batch))
+                circumstances = environment(dataset, len(batch))
                 with jax.default_matmul_precision("highest"):
-                    _train(trial, own, start, parts, environment, devices, tensorboard, label, reporter)
+                    _train(trial, own, start, parts, circumstances, workdir, devices, tensorboard, label, reporter)
     return [run for seed in seeds if (run := records.read_run(directories[seed], trial, seed)) is not None]
 
 
@@ -147,7 +174,8 @@ def _train(
     directories: Mapping[int, Path],
     start: int,
     parts: Mapping[str, Split],
-    environment: Mapping[str, Any],
+    circumstances: Mapping[str, Any],
+    workdir: Path,
     devices: int | None,
     tensorboard: bool,
     label: str,
@@ -159,7 +187,7 @@ def _train(
     # Where images are held out, the test images are read once, at the end.
     watched = "validation" if "validation" in parts else "test"
     each_epoch = {watched: jax.device_put(parts[watched], everywhere(mesh))}
-    programs = compile_programs(trial, mesh, len(train))
+    programs = compile_programs(trial, mesh, train.images.shape)
     seeds = jax.device_put(np.array(list(directories), np.int32), over_runs(mesh))
     alive = dict(enumerate(directories.values()))
     epochs = trial.recipe.length.count
@@ -172,7 +200,7 @@ def _train(
             boards = {run: writer(str(directory / "tensorboard")) for run, directory in alive.items()}
         for closing in (*checkpoints.values(), *boards.values()):
             stack.callback(closing.close)
-        states = _start(programs, seeds, train, start, checkpoints, mesh)
+        states = _start(trial, programs, directories, start, checkpoints, workdir, seeds, train, mesh)
         for directory in alive.values():
             records.keep_epochs(directory, start)
         saved = time.monotonic()
@@ -187,7 +215,7 @@ def _train(
             seconds = (time.monotonic() - begun) / len(directories)
             for run, directory in list(alive.items()):
                 if (step := _diverged_at(run, epoch, step_losses, metrics)) is not None:
-                    _end(directory, environment, status="diverged", diverged_at_step=step)
+                    _end(directory, circumstances, status="diverged", diverged_at_step=step)
                     del alive[run]
                     continue
                 own = {name: values[run] for name, values in metrics.items()}
@@ -212,18 +240,38 @@ def _train(
                     checkpoints[run].save(epoch, jax.tree.map(lambda leaf, run=run: leaf[run], host))
                 saved = time.monotonic()
     for directory in alive.values():
-        _end(directory, environment, status="done")
+        _end(directory, circumstances, status="done")
 
 
 def _start(
-    programs: Programs, seeds: jax.Array, train: Split, start: int, checkpoints: Mapping[int, Checkpoints], mesh: Any
+    trial: Trial,
+    programs: Programs,
+    directories: Mapping[int, Path],
+    start: int,
+    checkpoints: Mapping[int, Checkpoints],
+    workdir: Path,
+    seeds: jax.Array,
+    train: Split,
+    mesh: Mesh,
 ) -> TrainState:
-    """The states after epoch `start`: fresh ones, or those of the checkpoints."""
-    if start == 0:
-        return programs.init(seeds, train)
-    like = jax.eval_shape(programs.init, seeds, train)
+    """The states after epoch `start`: fresh ones, those of the checkpoints, or the weights of an earlier phase."""
+    if start > 0:
+        return _restored(list(checkpoints.values()), start, jax.eval_shape(programs.init, seeds, train), mesh)
+    states = programs.init(seeds, train)
+    if trial.start_from is None:
+        return states
+    earlier = [Checkpoints(records.run_directory(workdir, trial.start_from, seed)) for seed in directories]
+    like = jax.eval_shape(compile_programs(trial.start_from, mesh, train.images.shape).init, seeds, train)
+    before = _restored(earlier, trial.start_from.recipe.length.count, like, mesh)
+    for checkpoint in earlier:
+        checkpoint.close()
+    return states.replace(params=before.params, batch_stats=before.batch_stats)
+
+
+def _restored(checkpoints: Sequence[Checkpoints], epoch: int, like: TrainState, mesh: Mesh) -> TrainState:
+    """The states after `epoch`, stacked; `like` has their shapes and types with the leading run axis."""
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
-    restored = [own.restore(start, like) for own in checkpoints.values()]
+    restored = [own.restore(epoch, like) for own in checkpoints]
     return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *restored), over_runs(mesh))
 
 
@@ -236,8 +284,8 @@ def _diverged_at(run: int, epoch: int, step_losses: np.ndarray, metrics: Mapping
     return None if all(np.isfinite(values[run]).all() for values in metrics.values()) else epoch * steps
 
 
-def _end(directory: Path, environment: Mapping[str, Any], **outcome: Any) -> None:
-    records.write_json(directory / "result.json", {**outcome, "environment": dict(environment)})
+def _end(directory: Path, circumstances: Mapping[str, Any], **outcome: Any) -> None:
+    records.write_json(directory / "result.json", {**outcome, "environment": dict(circumstances)})
 
 
 def _parts(trial: Trial, dataset: datasets.Dataset) -> dict[str, Split]:
@@ -247,31 +295,9 @@ def _parts(trial: Trial, dataset: datasets.Dataset) -> dict[str, Split]:
         "test": (dataset.test_images, dataset.test_labels),
         "validation": (held_images, held_labels),
     }
-    return {name: Split(*arrays) for name, arrays in parts.items() if len(arrays[0])}
-
-
-def _environment(dataset: datasets.Dataset, runs_at_once: int) -> dict[str, Any]:
-    device = jax.devices()[0]
-    packages = ("relujax", "jax", "jaxlib", "flax", "optax", "numpy")
-    return {
-        "dataset": dataset.label,
-        "dataset_digest": dataset.digest,
-        "device": platform.processor() or platform.machine() if device.platform == "cpu" else device.device_kind,
-        "devices": jax.device_count(),
-        "runs_at_once": runs_at_once,
-        "python": platform.python_version(),
-        **{package: _version(package) for package in packages},
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "matmul_precision": "highest",
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # used from a checkout that was never installed
-        return "not installed"
+    fit = getattr(trial.data.normalize, "fit", None)
+    transform = fit(train_images) if fit else np.asarray
+    return {name: Split(transform(images), labels) for name, (images, labels) in parts.items() if len(images)}
 
 
 def _tensorboard_writer() -> Any:

@@ -3,13 +3,14 @@
 Every random number is a function of (seed, epoch or step, example), so a state is all that a run needs to go on.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax import Array, lax
@@ -17,13 +18,17 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from relujax.data import augment
-from relujax.layers import watch
+from relujax.layers import is_convolutional, watch
 from relujax.recipe import losses, make_optimizer, mistakes
 from relujax.sharding import on_cpu
 from relujax.trial import Trial
 
 Metrics = dict[str, Array]
 EVALUATION_BATCH = 1000  # images; only memory depends on it
+
+# Of convolutional programs on CPU. The library that XLA hands convolutions to by default takes two to six times as long
+# for a filter gradient as XLA's own code; and the barriers in `layers.settle` only last if no pass removes them early.
+CPU_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 @struct.dataclass
@@ -93,16 +98,27 @@ def train_epoch(
 
     The images that do not fill the last batch sit out; which ones differs from epoch to epoch.
     """
-    _, order_key, step_key = keys(seed)
+    order = epoch_order(trial, state, seed, images)
+    return lax.scan(lambda state, _: next_step(trial, optimizer, state, seed, order, images), state, length=len(order))
+
+
+def epoch_order(trial: Trial, state: TrainState, seed: Array, images: Split) -> Array:
+    """The images of each step of the epoch that `state` is in, (steps, batch_size)."""
+    _, order_key, _ = keys(seed)
     batch_size = trial.recipe.batch_size
     steps = len(images) // batch_size
     order = jax.random.permutation(jax.random.fold_in(order_key, state.step // steps), len(images))
+    return order[: steps * batch_size].reshape(steps, batch_size)
 
-    def step(state: TrainState, chosen: Array) -> tuple[TrainState, Metrics]:
-        batch = Split(images.images[chosen], images.labels[chosen])
-        return train_step(trial, optimizer, state, batch, jax.random.fold_in(step_key, state.step))
 
-    return lax.scan(step, state, order[: steps * batch_size].reshape(steps, batch_size))
+def next_step(
+    trial: Trial, optimizer: optax.GradientTransformation, state: TrainState, seed: Array, order: Array, images: Split
+) -> tuple[TrainState, Metrics]:
+    """The step that follows `state` in its epoch's `order`."""
+    chosen = order[state.step % len(order)]
+    batch = Split(images.images[chosen], images.labels[chosen])
+    _, _, step_key = keys(seed)
+    return train_step(trial, optimizer, state, batch, jax.random.fold_in(step_key, state.step))
 
 
 def eval_step(trial: Trial, state: TrainState, batch: Split, weights: Array) -> Metrics:
@@ -151,25 +167,56 @@ class Programs:
     test: Callable[[TrainState, Split], Metrics]
 
 
-def compile_programs(trial: Trial, mesh: Mesh, train_images: int) -> Programs:
-    """The trial's programs for `mesh`; each compiles when it is first called."""
-    optimizer = make_optimizer(trial.recipe, train_images // trial.recipe.batch_size)
+def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...]) -> Programs:
+    """The trial's programs for `mesh` and training images (N, H, W, C); each compiles when it is first called."""
+    optimizer = make_optimizer(trial.recipe, train_shape[0] // trial.recipe.batch_size)
+    # XLA's CPU backend runs the gradients of a convolution inside a loop by a naive method, many times slower.
+    in_turn = on_cpu(mesh) and is_convolutional(trial.model, (1, *train_shape[1:]))
 
     def init(seed: Array, train: Split) -> TrainState:
         return init_state(trial, optimizer, seed, train.images)
 
+    def measure(state: TrainState, train: Split, others: dict[str, Split]) -> Metrics:
+        parts = {part: evaluate(trial, state, images) for part, images in others.items()}
+        metrics = {f"{part}_{name}": value for part, found in parts.items() for name, value in found.items()}
+        return metrics | probe(trial, state, train)
+
     def epoch(state: TrainState, seed: Array, train: Split, others: dict[str, Split]) -> tuple[TrainState, Metrics]:
         state, steps = train_epoch(trial, optimizer, state, seed, train)
-        metrics = {f"train_{name}": jnp.mean(values) for name, values in steps.items()}
-        for part, images in others.items():
-            metrics |= {f"{part}_{name}": value for name, value in evaluate(trial, state, images).items()}
-        return state, metrics | {"step_losses": steps["loss"]} | probe(trial, state, train)
+        return state, _of_steps(steps) | measure(state, train, others)
 
-    return Programs(
-        init=jax.jit(_each_run(mesh, init, shared=1)),
-        epoch=jax.jit(_each_run(mesh, epoch, shared=2), donate_argnums=0),
-        test=jax.jit(_each_run(mesh, partial(evaluate, trial), shared=1)),
+    def compiled(function: Callable, shared: int, donated: tuple[int, ...] = ()) -> Callable:
+        options = CPU_CONVOLUTIONS if in_turn else None
+        return jax.jit(_each_run(mesh, function, shared), donate_argnums=donated, compiler_options=options)
+
+    programs = Programs(
+        init=compiled(init, shared=1),
+        epoch=compiled(epoch, shared=2, donated=(0,)),
+        test=compiled(partial(evaluate, trial), shared=1),
     )
+    if not in_turn:
+        return programs
+    order_of = compiled(partial(epoch_order, trial), shared=1)
+    one_step = compiled(partial(next_step, trial, optimizer), shared=1, donated=(0,))
+    measured = compiled(measure, shared=2)
+
+    def epoch_step_by_step(
+        states: TrainState, seeds: Array, train: Split, others: dict[str, Split]
+    ) -> tuple[TrainState, Metrics]:
+        order, steps = order_of(states, seeds, train), []
+        for _ in range(order.shape[1]):
+            states, metrics = one_step(states, seeds, order, train)
+            steps.append(metrics)
+        together = jax.tree.map(lambda *values: np.stack(values, axis=1), *jax.device_get(steps))
+        return states, _of_steps(together) | measured(states, train, others)
+
+    return replace(programs, epoch=epoch_step_by_step)
+
+
+def _of_steps(steps: Mapping[str, Any]) -> Metrics:
+    """An epoch's training metrics from those of its steps, (…, steps)."""
+    means = {f"train_{name}": values.mean(axis=-1) for name, values in steps.items()}
+    return means | {"step_losses": steps["loss"]}
 
 
 def _each_run(mesh: Mesh, function: Callable, shared: int) -> Callable:
@@ -181,6 +228,9 @@ def _each_run(mesh: Mesh, function: Callable, shared: int) -> Callable:
 
     def runs_of_a_device(*args: Any) -> Any:
         per_run, common = args[: len(args) - shared], args[len(args) - shared :]
+        if jax.tree.leaves(per_run)[0].shape[0] == 1:  # no loop around a single run, see `compile_programs`
+            alone = jax.tree.map(lambda leaf: leaf[0], per_run)
+            return jax.tree.map(lambda leaf: leaf[None], function(*alone, *common))
         if on_cpu(mesh):
             return lax.map(lambda own: function(*own, *common), per_run)
         return jax.vmap(lambda *own: function(*own, *common))(*per_run)

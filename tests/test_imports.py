@@ -22,7 +22,19 @@ ORDER = (
         "models",
         "interop",
     ),
-    *("recipe", "sharding", "probes", "statistics", "trial", "train", "records", "checkpoint"),
+    *(
+        "recipe",
+        "sharding",
+        "probes",
+        "statistics",
+        "timing",
+        "natural_gradient",
+        "trial",
+        "train",
+        "records",
+        "checkpoint",
+        "environment",
+    ),
     *("claims", "study", "progress", "runner", "figures", "report", "cli"),
 )
 

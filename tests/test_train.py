@@ -30,7 +30,7 @@ def digits():
 
 def trained(digits, devices, seeds, epochs=2):
     mesh = make_mesh(len(seeds), devices)
-    programs = compile_programs(TRIAL, mesh, len(digits))
+    programs = compile_programs(TRIAL, mesh, digits.images.shape)
     seeds = jnp.array(seeds)
     states = programs.init(seeds, digits)
     for _ in range(epochs):
@@ -110,7 +110,7 @@ def test_the_same_seed_gives_identical_runs_and_five_seeds_differ(digits):
 
 
 def test_the_epoch_is_compiled_once(digits):
-    programs = compile_programs(TRIAL, make_mesh(2, 2), len(digits))
+    programs = compile_programs(TRIAL, make_mesh(2, 2), digits.images.shape)
     seeds = jax.device_put(np.arange(2), over_runs(make_mesh(2, 2)))
     states = programs.init(seeds, digits)
     for _ in range(3):

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from relujax.activations import ActivationLike
 from relujax.errors import InputError
 from relujax.initializers import he_normal, torch_uniform
-from relujax.layers import Activation, as_images, batch_norm, conv, dense, global_average_pool
+from relujax.layers import Activation, as_images, batch_norm, conv, dense, global_average_pool, settle
 from relujax.placement import PAIRED, Placement, Slots, slots_of
 
 EPSILON = 2e-5  # of every BatchNorm, as in the authors' code
@@ -55,12 +55,12 @@ class Block(nn.Module):
         fb = Branch(self.filters, self.stride, self.activation, inside_b, name="branch_b")(b, train=train)
         if fa.shape != a.shape:
             a, b = self._project(a, train, "a"), self._project(b, train, "b")
-        mean = (a + b) / 2
+        mean = settle((a + b) / 2)
         if self.last:
             merged = Activation(self.activation, name="act")(mean + fa + fb, train=train)
             return merged, merged
-        a = Activation(self.activation, on=after_a, name="act_a")(mean + fa, train=train)
-        b = Activation(self.activation, on=after_b, name="act_b")(mean + fb, train=train)
+        a = Activation(self.activation, on=after_a, name="act_a")(settle(mean + fa), train=train)
+        b = Activation(self.activation, on=after_b, name="act_b")(settle(mean + fb), train=train)
         return a, b
 
     def _project(self, x: Array, train: bool, line: str) -> Array:

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from relujax import layers
 from relujax.activations import ActivationLike
 from relujax.initializers import torch_bias, torch_uniform
-from relujax.layers import Activation, as_images, batch_norm, global_average_pool
+from relujax.layers import Activation, as_images, batch_norm, global_average_pool, settle
 
 conv = partial(layers.conv, kernel_init=torch_uniform)
 dense = partial(layers.dense, kernel_init=torch_uniform, bias=torch_bias)
@@ -80,7 +80,7 @@ class InvertedResidual(nn.Module):
         y = Activation(self.activation, name="act2")(y, train=train)
         y = conv(y, self.filters, 1, bias=torch_bias, name="project")
         y = batch_norm(y, train, name="bn3")
-        return x + y if y.shape == x.shape and self.stride == 1 else y
+        return settle(x + y) if y.shape == x.shape and self.stride == 1 else y
 
 
 class MobileNetV2(nn.Module):

@@ -27,6 +27,7 @@ from relujax.layers import (
     dense,
     global_average_pool,
     pad_shortcut,
+    settle,
 )
 from relujax.placement import PAIRED, Placement, Slots, slots_of
 
@@ -66,7 +67,7 @@ class Block(nn.Module):
                 x = pad_shortcut(x, y.shape[-1], self.stride)
             else:
                 x = conv(x, y.shape[-1], 1, self.stride, kernel_init=he_normal, name="shortcut_conv")
-        return x + y
+        return settle(x + y)
 
 
 class PreActResNet(nn.Module):

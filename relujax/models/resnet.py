@@ -23,6 +23,7 @@ from relujax.layers import (
     dense,
     global_average_pool,
     pad_shortcut,
+    settle,
 )
 from relujax.placement import PAIRED, Placement, Slots, slots_of
 
@@ -63,7 +64,7 @@ class Block(nn.Module):
                 x = conv(x, self.filters, 1, self.stride, kernel_init=kernel_init, name="shortcut_conv")
                 if self.shortcut == "projection":
                     x = batch_norm(x, train, name="shortcut_bn")
-        return Activation(self.activation, on=after, name="act2")(x + y, train=train)
+        return Activation(self.activation, on=after, name="act2")(settle(x + y), train=train)
 
 
 class ResNet(nn.Module):

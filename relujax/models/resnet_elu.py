@@ -23,6 +23,7 @@ from relujax.layers import (
     dense,
     global_average_pool,
     pad_shortcut,
+    settle,
 )
 
 BLOCKS = {
@@ -53,7 +54,7 @@ class Block(nn.Module):
             y = Activation(self.activation, name="act2")(y, train=train)
         if self.block in ("conv-elu-conv-bn", "conv-elu-conv-bn-elu"):
             y = batch_norm(y, train, name="bn2")
-        y = y + pad_shortcut(x, self.filters, self.stride)
+        y = settle(y + pad_shortcut(x, self.filters, self.stride))
         return Activation(self.activation, on=self.block == "conv-elu-conv-bn-elu", name="act3")(y, train=train)
 
 

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from relujax.activations import ActivationLike
 from relujax.initializers import he_normal, zero_bias
-from relujax.layers import Activation, as_images, batch_norm, blocks_per_stage, conv, dense, global_average_pool
+from relujax.layers import Activation, as_images, batch_norm, blocks_per_stage, conv, dense, global_average_pool, settle
 
 
 class Block(nn.Module):
@@ -34,7 +34,7 @@ class Block(nn.Module):
         y = batch_norm(y, train, momentum=0.99, epsilon=1e-3, name="bn2")
         if self.stride > 1:
             x = conv(x, self.filters, 1, self.stride, kernel_init=he_normal, bias=zero_bias, name="shortcut")
-        return Activation(self.activation, name="act2")(x + y, train=train)
+        return Activation(self.activation, name="act2")(settle(x + y), train=train)
 
 
 class ResNetV1Keras(nn.Module):

@@ -1,0 +1,36 @@
+"""The circumstances of a result: versions, device, dataset and flags, recorded beside it."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import jax
+
+from relujax.datasets import Dataset
+
+PACKAGES = ("relujax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def environment(dataset: Dataset | None = None, runs_at_once: int | None = None) -> dict[str, Any]:
+    """What a reader needs to know to compare two results, as JSON data."""
+    device = jax.devices()[0]
+    return {
+        **({} if dataset is None else {"dataset": dataset.label, "dataset_digest": dataset.digest}),
+        "device": platform.processor() or platform.machine() if device.platform == "cpu" else device.device_kind,
+        "devices": jax.device_count(),
+        **({} if runs_at_once is None else {"runs_at_once": runs_at_once}),
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "matmul_precision": "highest",
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # used from a checkout that was never installed
+        return "not installed"
