@@ -2,10 +2,10 @@
 
 import sys
 
-from experiments import elu
+from experiments import elu, proportional, resnet_elu, tanhexp
 from relujax.cli import main, studies_of
 
-STUDIES = studies_of(elu)
+STUDIES = studies_of(proportional, elu, resnet_elu, tanhexp)
 
 if __name__ == "__main__":
     sys.exit(main(STUDIES))

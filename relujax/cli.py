@@ -12,14 +12,15 @@ import tyro
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import TaskID
-from rich.table import Table
+from rich.table import Column, Table
 
 from relujax import datasets, records
 from relujax.errors import InputError, unknown
-from relujax.study import Study, adapt
+from relujax.study import Measurement, Study, adapt
 from relujax.trial import describe
 
-Studies = Mapping[str, Callable[[], Study]]
+Entry = Study | Measurement
+Studies = Mapping[str, Callable[[], Entry]]
 
 PREEMPTED = 3  # exit status: run the same command again to go on
 
@@ -93,13 +94,15 @@ Command = (
 )
 
 
-def studies_of(*modules: ModuleType) -> dict[str, Callable[[], Study]]:
-    """The public functions of the experiment files that return a Study, as "file.function", in their order."""
+def studies_of(*modules: ModuleType) -> dict[str, Callable[[], Entry]]:
+    """The public functions of the experiment files that return a study or measurement, as "file.function"."""
     return {
         f"{module.__name__.rpartition('.')[2]}.{name}": function
         for module in modules
         for name, function in vars(module).items()
-        if inspect.isfunction(function) and not name.startswith("_") and function.__annotations__.get("return") is Study
+        if inspect.isfunction(function)
+        and not name.startswith("_")
+        and function.__annotations__.get("return") in (Study, Measurement)
     }
 
 
@@ -127,30 +130,48 @@ def main(studies: Studies, arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _study(studies: Studies, name: str) -> Study:
+def _study(studies: Studies, name: str) -> Entry:
     if name not in studies:
         raise unknown("study", name, studies)
     return studies[name]()
 
 
 def _list(studies: Studies, command: List) -> None:
-    table = Table("study", "source", "rows × runs", "done", box=SIMPLE)
+    from relujax import report
+
+    table = Table(Column("study", no_wrap=True), Column("source", no_wrap=True), "rows × runs", "done", box=SIMPLE)
     for name in studies:
         study = _as_run(studies, name, command.workdir) or studies[name]()
-        results = records.read_results(command.workdir, study.trials, study.runs)
-        done = sum(run.status != "unfinished" for runs in results.values() for run in runs)
-        total = len(study.trials) * study.runs
-        table.add_row(name, study.source, f"{len(study.trials)} × {study.runs}", f"{done} of {total}" if done else "–")
+        results = report.read(study, name, command.workdir)
+        if isinstance(study, Measurement):
+            size, done, total = f"{len(study.rows)}, measured", len(results), len(study.rows)
+        else:
+            size, total = f"{len(study.trials)} × {study.runs}", len(study.trials) * study.runs
+            done = sum(run.status != "unfinished" for runs in results.values() for run in runs)
+        table.add_row(name, study.source, size, f"{done} of {total}" if done else "–")
     Console().print(table)
     Console().print(f"done: runs that {command.workdir} holds", style="dim")
 
 
 def _show(studies: Studies, command: Show) -> None:
-    from relujax.layers import count_parameters, ratio
-
     study = _study(studies, command.study)
     console = Console()
     console.print(f"[bold]{command.study}[/] ({study.source}): {study.question}")
+    if isinstance(study, Study):
+        _show_trials(study, console)
+    else:
+        console.print(f"Measured, without training: {', '.join(study.rows)}.")
+        for label, number in study.reported.items():
+            console.print(f"  the paper's {label}: {number}")
+    console.print("Claims:" if study.claims else "No claim.")
+    for stated in study.claims:
+        console.print(f"  {stated.words}")
+    console.print(inspect.getdoc(studies[command.study]) or "", style="dim", highlight=False)
+
+
+def _show_trials(study: Study, console: Console) -> None:
+    from relujax.layers import count_parameters, ratio
+
     described = {label: dict(_flat(describe(trial))) for label, trial in study.trials.items()}
     first = next(iter(described.values()))
     common = {field for field in first if all(row.get(field) == first[field] for row in described.values())}
@@ -174,10 +195,7 @@ def _show(studies: Studies, command: Show) -> None:
     for field in first:
         if field in common:
             console.print(f"  {field} = {first[field]}", highlight=False)
-    console.print(f"{study.runs} runs per row. Claims:")
-    for stated in study.claims:
-        console.print(f"  {stated.words}")
-    console.print(inspect.getdoc(studies[command.study]) or "", style="dim", highlight=False)
+    console.print(f"{study.runs} runs per row.")
 
 
 def _flat(value: object, path: str = "") -> Iterator[tuple[str, str]]:
@@ -210,7 +228,9 @@ def _run(studies: Studies, command: Run) -> None:
         "data": command.data,
         "precision": command.precision,
     }
-    study = adapt(_study(studies, command.study), **overrides)
+    study = _study(studies, command.study)
+    if isinstance(study, Study):
+        study = adapt(study, **overrides)
     results = runner.run(
         study,
         name=command.study,
@@ -235,7 +255,7 @@ def _report(studies: Studies, command: Report) -> None:
     if not found:
         raise InputError(f"{command.workdir} holds no run of {command.study or 'any study'}: run one first")
     for name, study in found.items():
-        results = records.read_results(command.workdir, study.trials, study.runs)
+        results = report.read(study, name, command.workdir)
         Console().print(report.summary(study, results))
         if command.record:
             report.write_record(study, name, results, command.record)
@@ -250,11 +270,15 @@ def _write_report(studies: Studies, workdir: Path) -> None:
     print(f"report: {report.write(found, workdir, notes=notes)}")
 
 
-def _as_run(studies: Studies, name: str, workdir: Path) -> Study | None:
+def _as_run(studies: Studies, name: str, workdir: Path) -> Entry | None:
     """The study as this workdir holds it, with the lengths and data that it was run with; None where it was not."""
-    if name not in studies or (noted := records.read_study(workdir, name)) is None:
+    if name not in studies:
         return None
-    return adapt(studies[name](), **noted["overrides"])
+    study = studies[name]()
+    if isinstance(study, Measurement):
+        return study if records.read_measured_rows(workdir, name, study.labels) else None
+    noted = records.read_study(workdir, name)
+    return None if noted is None else adapt(study, **noted["overrides"])
 
 
 def _data(command: DataCommand) -> None:

@@ -6,6 +6,7 @@ WORKDIR/runs/<trial id>/seed_3/trial.json        the trial as data
                               probes/<name>/0001.npy
                               checkpoints/       see checkpoint.py
                               result.json        present once the run has ended, done or diverged
+WORKDIR/measurements/<name>/row_1.{npz,json}     a measured row: its arrays; its label and circumstances
 """
 
 import json
@@ -124,6 +125,36 @@ def read_results(workdir: Path, trials: Mapping[str, Trial], runs: int) -> dict[
         ]
         for label, trial in trials.items()
     }
+
+
+def write_measured_row(
+    workdir: Path,
+    name: str,
+    position: int,
+    label: str,
+    arrays: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> None:
+    """Writes the arrays of a row of a measurement; the JSON file comes last and says that the row is whole."""
+    path = workdir / "measurements" / name / f"row_{position + 1}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    np.savez(partial, **arrays)
+    partial.replace(path)
+    write_json(path.with_suffix(".json"), {"label": label, "environment": dict(environment)})
+
+
+def read_measured_rows(
+    workdir: Path, name: str, labels: Sequence[str]
+) -> dict[str, tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    """Label → (arrays, circumstances) of every row that was measured under this label."""
+    rows = {}
+    for position, label in enumerate(labels):
+        path = workdir / "measurements" / name / f"row_{position + 1}.json"
+        if path.exists() and (noted := read_json(path))["label"] == label:
+            with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
+                rows[label] = {key: arrays[key] for key in arrays.files}, noted["environment"]
+    return rows
 
 
 def open_study(workdir: Path, name: str, study: Mapping[str, Any]) -> None:

@@ -13,29 +13,72 @@ from rich.table import Table
 from rich.text import Text
 
 from relujax import figures, records, statistics
-from relujax.claims import Judgement, Results, judge, variance_over_epochs
-from relujax.study import Study, rehearsal_reasons
-from relujax.trial import RunResult, describe, trial_id
+from relujax.claims import LEVEL, Epoch, Judgement, Results, judge, variance_over_epochs
+from relujax.measure import read_measurement
+from relujax.study import Measurement, Study, rehearsal_reasons
+from relujax.trial import RunResult, describe, differences, trial_id
+
+Entry = Study | Measurement
 
 Style = Literal["text", "markdown", "latex"]
 NOTHING = "–"
 
 
-def table_cells(study: Study, results: Results) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the study's table: row, mean ± std of each metric, n, and the paper's number if it has any."""
-    header = ["", *map(_heading, study.metrics), "n"] + (["paper"] if study.reported else [])
+def read(study: Entry, name: str, workdir: Path) -> Results:
+    """What `workdir` holds of a study: the runs of every row, or the repeats of every measured row."""
+    if isinstance(study, Study):
+        return records.read_results(workdir, study.trials, study.runs)
+    return read_measurement(study, name, workdir)
+
+
+def table_cells(study: Entry, results: Results) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the study's table: row, mean ± std of each metric, n; beside the paper's number, if any.
+
+    The first metric is that of the paper, at the epoch that the paper prints. "agrees" means that a t-test on our runs
+    cannot tell our mean from the printed one at the level of 0.05.
+    """
+    first = study.metrics[0] if study.metrics else ""
+    columns: list[tuple[str, Epoch]] = [(metric, "last") for metric in study.metrics]
+    if study.epoch == "best":
+        columns.insert(0, (first, "best"))
+    header = ["", *(_heading(metric, epoch, study.epoch) for metric, epoch in columns), "n"]
+    if study.reported or study.published:
+        header += ["paper", "difference", "verdict"]
+    rehearsed = bool(rehearsal_reasons(study, results))
     rows = []
-    for label in study.trials:
+    for label in study.labels:
         runs = results.get(label, ())
-        cells = [label, *(_spread([run.last(m) for run in runs if run.status == "done"], m) for m in study.metrics)]
+        done = [run for run in runs if run.status == "done"]
+        cells = [label, *(_spread([run.at(*column) for run in done], column[0]) for column in columns)]
         cells.append(_count(study, runs))
-        if study.reported:
-            cells.append(str(study.reported.get(label, NOTHING)))
+        if study.reported or study.published:
+            cells += _beside_the_paper(study, label, [run.at(first, study.epoch) for run in done], rehearsed)
         rows.append(cells)
+    for label, number in study.published.items():
+        rows.append([label, *[NOTHING] * len(columns), NOTHING, str(number), NOTHING, "as printed"])
     return header, rows
 
 
-def table(study: Study, results: Results, style: Style) -> str:
+def _beside_the_paper(study: Entry, label: str, values: Sequence[float], rehearsed: bool) -> list[str]:
+    """The paper's number, ours minus it, and whether they agree."""
+    reported = study.reported.get(label)
+    if reported is None:
+        return ["none printed", NOTHING, NOTHING]
+    ours = np.array(values) * (100 if figures.is_share(study.metrics[0]) else 1)
+    if not len(ours):
+        return [str(reported), NOTHING, NOTHING]
+    difference = f"{statistics.mean(ours) - reported.mean:+.2f}"
+    p_value = statistics.differs_from_reported(ours, reported.mean, reported.std, reported.runs)
+    if rehearsed:
+        verdict = "rehearsal"
+    elif np.isnan(p_value):
+        verdict = NOTHING
+    else:
+        verdict = f"{'agrees' if p_value > LEVEL else 'differs'} (p = {p_value:.2g})"
+    return [str(reported), difference, verdict]
+
+
+def table(study: Entry, results: Results, style: Style) -> str:
     """The study's table as plain text, Markdown or LaTeX."""
     header, rows = table_cells(study, results)
     if style == "latex":
@@ -51,13 +94,13 @@ def table(study: Study, results: Results, style: Style) -> str:
     return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]]) + "\n"
 
 
-def judgements(study: Study, results: Results) -> list[Judgement]:
+def judgements(study: Entry, results: Results) -> list[Judgement]:
     """The verdict on each claim of the study."""
     reasons = rehearsal_reasons(study, results)
     return [judge(stated, results, reasons) for stated in study.claims]
 
 
-def summary(study: Study, results: Results) -> Group:
+def summary(study: Entry, results: Results) -> Group:
     """What the terminal shows after a run: the table, then each claim with its verdict and the numbers behind it."""
     header, rows = table_cells(study, results)
     grid = Table(*header, box=SIMPLE)
@@ -73,19 +116,22 @@ def summary(study: Study, results: Results) -> Group:
     return Group(*parts)
 
 
-def write(studies: Mapping[str, Study], workdir: Path, notes: Mapping[str, str] | None = None) -> Path:
-    """Writes report/<study>.{svg,png,md,tex} for each study, and report.html over all; returns the page's path."""
+def write(studies: Mapping[str, Entry], workdir: Path, notes: Mapping[str, str] | None = None) -> Path:
+    """Writes report/<study>.{svg,png,md,tex}, and report.html and report.md over all; returns the page's path."""
     import jinja2
 
-    sections = []
+    sections, pages = [], []
     for name, study in studies.items():
-        results = records.read_results(workdir, study.trials, study.runs)
+        results = read(study, name, workdir)
         files = {"md": markdown(study, results).encode(), "tex": table(study, results, "latex").encode()}
         figure = _figure(study, results)
+        pages.append(files["md"])
         files |= figure
         for ending, content in files.items():
             _write(workdir / "report" / f"{name}.{ending}", content)
-        sections.append(_section(name, study, results, figure, (notes or {}).get(name, "")))
+        section = _section(name, study, results, figure, (notes or {}).get(name, ""))
+        sections.append(section | {"version": other_version(study, name, workdir)})
+    _write(workdir / "report.md", b"\n".join(pages))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -94,7 +140,16 @@ def write(studies: Mapping[str, Study], workdir: Path, notes: Mapping[str, str] 
     return path
 
 
-def markdown(study: Study, results: Results) -> str:
+def other_version(study: Entry, name: str, workdir: Path) -> str:
+    """In which fields the study that `workdir` was begun with differs from today's; "" where it does not."""
+    noted = records.read_study(workdir, name) if isinstance(study, Study) else None
+    if noted is None:
+        return ""
+    fields = differences(describe(study.trials), noted["trials"])  # type: ignore[union-attr]
+    return "; ".join(fields[:4]) + (f"; and {len(fields) - 4} more" if len(fields) > 4 else "")
+
+
+def markdown(study: Entry, results: Results) -> str:
     """The table and the verdicts as Markdown."""
     lines = [f"### {_markdown(study.source)}: {_markdown(study.question)}", ""]
     if reasons := rehearsal_reasons(study, results):
@@ -106,7 +161,7 @@ def markdown(study: Study, results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_record(study: Study, name: str, results: Results, directory: Path) -> Path:
+def write_record(study: Entry, name: str, results: Results, directory: Path) -> Path:
     """Writes the study's small JSON record and its figure into `directory`; returns the record's path."""
     for ending, content in _figure(study, results).items():
         _write(directory / f"{name}.{ending}", content)
@@ -137,7 +192,7 @@ def results_table(directory: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def record(study: Study, name: str, results: Results) -> dict[str, Any]:
+def record(study: Entry, name: str, results: Results) -> dict[str, Any]:
     """A study's runs as JSON data small enough to commit: settings, curves, verdicts and circumstances."""
     return {
         "study": name,
@@ -150,14 +205,17 @@ def record(study: Study, name: str, results: Results) -> dict[str, Any]:
             for each in judgements(study, results)
         ],
         "rows": {
-            label: {
-                "trial_id": trial_id(trial),
-                "trial": describe(trial),
-                "runs": [_run_record(run) for run in results.get(label, ())],
-            }
-            for label, trial in study.trials.items()
+            label: {**_identity(study, label), "runs": [_run_record(run) for run in results.get(label, ())]}
+            for label in study.labels
         },
     }
+
+
+def _identity(study: Entry, label: str) -> dict[str, Any]:
+    """What a row's runs are runs of; a measured row has no trial."""
+    if not isinstance(study, Study):
+        return {}
+    return {"trial_id": trial_id(study.trials[label]), "trial": describe(study.trials[label])}
 
 
 def _run_record(run: RunResult) -> dict[str, Any]:
@@ -167,7 +225,8 @@ def _run_record(run: RunResult) -> dict[str, Any]:
         f"{probe}, variance over epochs of its {of}": [
             _short(value) for value in np.percentile(variance_over_epochs(run, probe, of), (0, 25, 50, 75, 100))
         ]
-        for probe in run.unit_values
+        for probe, values in run.unit_values.items()
+        if values.ndim == 2 and len(values) > 1  # one value per unit and epoch; not images, not a measured curve
         for of in ("value", "change")
     }
     return {
@@ -181,7 +240,7 @@ def _run_record(run: RunResult) -> dict[str, Any]:
     }
 
 
-def _section(name: str, study: Study, results: Results, figure: Mapping[str, bytes], note: str) -> dict[str, Any]:
+def _section(name: str, study: Entry, results: Results, figure: Mapping[str, bytes], note: str) -> dict[str, Any]:
     header, rows = table_cells(study, results)
     runs = [(label, run) for label, own in results.items() for run in own]
     environments = [dict(run.environment) for _, run in runs if run.environment]
@@ -198,6 +257,7 @@ def _section(name: str, study: Study, results: Results, figure: Mapping[str, byt
         "rows": rows,
         "svg": svg[svg.find("<svg") :],  # without the XML prologue it can stand in a page
         "judgements": judgements(study, results),
+        "repeats": isinstance(study, Measurement),
         "runs": [
             {
                 "row": label,
@@ -216,10 +276,10 @@ def _section(name: str, study: Study, results: Results, figure: Mapping[str, byt
     }
 
 
-def deviations(study: Study, note: str = "") -> list[str]:
+def deviations(study: Entry, note: str = "") -> list[str]:
     """The `Deviation:` paragraphs of the study (`note`, its docstring), of its networks' files and of its probes."""
     texts = [note]
-    for trial in study.trials.values():
+    for trial in study.trials.values() if isinstance(study, Study) else ():
         texts.append(importlib.import_module(type(trial.model).__module__).__doc__ or "")
         texts += [type(part).__doc__ or "" for part in (trial.model, *trial.probes)]
     paragraph = re.compile(r"Deviation: (.+?)(?=\n\s*\n|\n\s*Deviation:|\Z)", re.S)
@@ -227,7 +287,7 @@ def deviations(study: Study, note: str = "") -> list[str]:
     return list(dict.fromkeys(" ".join(each.split()) for each in found))
 
 
-def _figure(study: Study, results: Results) -> dict[str, bytes]:
+def _figure(study: Entry, results: Results) -> dict[str, bytes]:
     """{"svg": …, "png": …}; nothing where no run is done yet."""
     if not study.panels or not any(run.status == "done" for runs in results.values() for run in runs):
         return {}
@@ -242,12 +302,9 @@ def _write(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _heading(metric: str) -> str:
-    return metric.replace("_", " ") + (" (%)" if _is_share(metric) else "")
-
-
-def _is_share(metric: str) -> bool:
-    return metric.endswith(("_error", "_accuracy"))
+def _heading(metric: str, epoch: Epoch, of_the_study: Epoch) -> str:
+    which = f", {epoch} epoch" if of_the_study == "best" else ""
+    return metric.replace("_", " ") + (" (%)" if figures.is_share(metric) else "") + which
 
 
 def _spread(values: Sequence[float], metric: str) -> str:
@@ -255,7 +312,7 @@ def _spread(values: Sequence[float], metric: str) -> str:
     if not values:
         return NOTHING
     mean, std = statistics.mean(values), statistics.std(values)
-    if _is_share(metric):
+    if figures.is_share(metric):
         mean, std, digits = 100 * mean, 100 * std, 2
     else:
         # Two digits of the spread say how many of the mean are worth printing.
@@ -269,8 +326,10 @@ def _spread(values: Sequence[float], metric: str) -> str:
     return f"{mean:.{digits}f}" if np.isnan(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
-def _count(study: Study, runs: Sequence[RunResult]) -> str:
-    """ "5/5", or "4/5, 1 diverged at step 123"."""
+def _count(study: Entry, runs: Sequence[RunResult]) -> str:
+    """ "5/5", or "4/5, 1 diverged at step 123"; of a measurement the number of repeats."""
+    if isinstance(study, Measurement):
+        return str(len(runs))
     done = sum(run.status == "done" for run in runs)
     steps = [str(run.diverged_at_step) for run in runs if run.status == "diverged"]
     failed = f", {len(steps)} diverged at step {', '.join(steps)}" if steps else ""

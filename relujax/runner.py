@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from relujax.checkpoint import Checkpoints
 from relujax.claims import Results
 from relujax.environment import environment
 from relujax.errors import InputError, unknown
+from relujax.measure import measure
 from relujax.progress import Reporter, progress, silent
 from relujax.sharding import batches_of_runs, everywhere, make_mesh, one_cpu_device_per_core, over_runs
-from relujax.study import Study
+from relujax.study import Measurement, Study
 from relujax.train import Programs, Split, TrainState, compile_programs
 from relujax.trial import RunResult, Trial, describe, trial_id
 
@@ -26,7 +28,7 @@ CHECKPOINT_EVERY_SECONDS = 30.0
 
 
 def run(
-    study: Study,
+    study: Study | Measurement,
     *,
     workdir: str | Path,
     name: str | None = None,
@@ -36,9 +38,15 @@ def run(
     tensorboard: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> Results:
-    """Trains every run of `study` (or of the rows in `only`) that `workdir` does not hold yet; returns all of them."""
+    """Trains every run of `study` (or of the rows in `only`) that `workdir` does not hold yet; returns all of them.
+
+    A measurement's rows are measured instead.
+    """
     workdir = Path(workdir)
     name = name or re.sub(r"\W+", "_", study.source).strip("_").lower()
+    if isinstance(study, Measurement):
+        _check_workdir(workdir)
+        return measure(study, name=name, workdir=workdir, only=only)
     for label in only:
         if label not in study.trials:
             raise unknown("row", label, study.trials)
@@ -158,9 +166,13 @@ def check(trial: Trial) -> None:
         raise InputError(f"{trial.data.name} has {facts.num_classes} classes; the network has only {outputs} outputs")
 
 
-def _check_machine(workdir: Path, devices: int | None, tensorboard: bool) -> None:
+def _check_workdir(workdir: Path) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"the workdir must be a directory; {workdir} is a file")
+
+
+def _check_machine(workdir: Path, devices: int | None, tensorboard: bool) -> None:
+    _check_workdir(workdir)
     if devices is not None and devices < 1:
         raise InputError(f"devices must be at least 1; got {devices}")
     if tensorboard:
@@ -265,7 +277,7 @@ def _start(
     before = _restored(earlier, trial.start_from.recipe.length.count, like, mesh)
     for checkpoint in earlier:
         checkpoint.close()
-    return states.replace(params=before.params, batch_stats=before.batch_stats)
+    return replace(states, params=before.params, batch_stats=before.batch_stats)
 
 
 def _restored(checkpoints: Sequence[Checkpoints], epoch: int, like: TrainState, mesh: Mesh) -> TrainState:
@@ -296,7 +308,7 @@ def _parts(trial: Trial, dataset: datasets.Dataset) -> dict[str, Split]:
         "validation": (held_images, held_labels),
     }
     fit = getattr(trial.data.normalize, "fit", None)
-    transform = fit(train_images) if fit else np.asarray
+    transform: Any = fit(train_images) if fit else np.asarray
     return {name: Split(transform(images), labels) for name, (images, labels) in parts.items() if len(images)}
 
 

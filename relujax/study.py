@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -130,9 +131,9 @@ class Measurement:
         return tuple(self.rows)
 
     # What a table needs to know of any study, and what holds for every measurement.
-    epoch = "last"
-    rehearsal = ()
-    runs = 1
+    epoch: ClassVar[Epoch] = "last"
+    rehearsal: ClassVar[tuple[str, ...]] = ()
+    runs: ClassVar[int] = 1
 
 
 def as_runs(

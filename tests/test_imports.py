@@ -35,7 +35,7 @@ ORDER = (
         "checkpoint",
         "environment",
     ),
-    *("claims", "study", "progress", "runner", "figures", "report", "cli"),
+    *("claims", "study", "measure", "progress", "runner", "figures", "report", "cli"),
 )
 
 

@@ -62,7 +62,7 @@ def test_rows_with_one_run_or_none_print_no_spread(study, results):
     study = replace(study, reported={"ELU": Reported(28.75, 0.24)})
     lines = report.table(study, {"ReLU": results["ReLU"][:1]}, "text").splitlines()
     assert "±" not in lines[2] and "1/5" in lines[2]
-    assert lines[3].split()[1:] == ["–", "–", "–", "–", "–", "0/5", "–"]
+    assert lines[3].split()[1:] == ["–", "–", "–", "–", "–", "0/5", "none", "printed", "–", "–"]
     assert "28.75 ± 0.24" in lines[4]
 
 
