@@ -139,7 +139,10 @@ def _study(studies: Studies, name: str) -> Entry:
 def _list(studies: Studies, command: List) -> None:
     from relujax import report
 
-    table = Table(Column("study", no_wrap=True), Column("source", no_wrap=True), "rows × runs", "done", box=SIMPLE)
+    # Names are there to be typed: the source gives way where the window is narrow.
+    name_column = Column("study", no_wrap=True, min_width=max(map(len, studies)))
+    table = Table(name_column, Column("rows × runs", min_width=11), Column("done", min_width=8), box=SIMPLE)
+    table.add_column("source", no_wrap=True)
     for name in studies:
         study = _as_run(studies, name, command.workdir) or studies[name]()
         results = report.read(study, name, command.workdir)
@@ -148,7 +151,7 @@ def _list(studies: Studies, command: List) -> None:
         else:
             size, total = f"{len(study.trials)} × {study.runs}", len(study.trials) * study.runs
             done = sum(run.status != "unfinished" for runs in results.values() for run in runs)
-        table.add_row(name, study.source, size, f"{done} of {total}" if done else "–")
+        table.add_row(name, size, f"{done} of {total}" if done else "–", study.source)
     Console().print(table)
     Console().print(f"done: runs that {command.workdir} holds", style="dim")
 
