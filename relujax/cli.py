@@ -140,9 +140,7 @@ def _list(studies: Studies, command: List) -> None:
     from relujax import report
 
     # Names are there to be typed: the source gives way where the window is narrow.
-    name_column = Column("study", no_wrap=True, min_width=max(map(len, studies)))
-    table = Table(name_column, Column("rows × runs", min_width=11), Column("done", min_width=8), box=SIMPLE)
-    table.add_column("source", no_wrap=True)
+    table = Table("study", "rows × runs", "done", Column("source", ratio=1, no_wrap=True), box=SIMPLE, expand=True)
     for name in studies:
         study = _as_run(studies, name, command.workdir) or studies[name]()
         results = report.read(study, name, command.workdir)
