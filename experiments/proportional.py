@@ -5,6 +5,11 @@ their tables and figures; a study names both places. Both refer for their traini
 et al. 2016, "On the connection of deep fusion to ensembling", arXiv:1611.07718.
 
     python -m experiments run proportional.table_1_plain_cifar100 --data-dir DIR
+
+Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as the
+papers refer to that work.
+Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
+Deviation: BatchNorm statistics span the whole batch of 64; DFN-MR's code splits it over two GPUs by default.
 """
 
 from functools import partial
@@ -88,11 +93,6 @@ def table_1_plain_cifar100() -> Study:
 
     Only the earlier paper has the row of the ensemble module, z ↦ ReLU(z) + z. At depth 38 the papers print a spread of
     1.44 for a gain of 0.21 and claim nothing. 35 runs of 400 epochs.
-
-    Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as
-    the papers refer to that work (arXiv:1611.07718).
-    Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
-    Deviation: BatchNorm statistics span the whole batch of 64; DFN-MR's code splits it over two GPUs by default.
     """
     gains = {62: "3.98%", 84: "11.82%"}
     placements = {"Paired Module": PAIRED, "2-1 Proportional Module": TWO_TO_ONE}
@@ -165,10 +165,6 @@ def ensemble_leaky_relu() -> Study:
     the three rows stand in Table 1, too; 15 runs of 400 epochs.
 
     Deviation: how near is not stated; the mean errors are to differ by less than 1 %, a fourteenth of the printed gain.
-    Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as
-    the papers refer to that work (arXiv:1611.07718).
-    Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
-    Deviation: BatchNorm statistics span the whole batch of 64; DFN-MR's code splits it over two GPUs by default.
     """
     return Study(
         source="Training Better CNNs, equation 1, Fig. 3 and Table 1",
@@ -205,10 +201,6 @@ def fig_2_all_linear() -> Study:
     Deviation: network and data of (d) are not stated; the shallowest network of Table I.
     Deviation: the figure draws two proportional modules, (b) and (c), and no text describes them; one row, 2:1.
     Deviation: "can not work" is not quantified; the training error is never to fall below 90 %, guessing has 99 %.
-    Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as
-    the papers refer to that work (arXiv:1611.07718).
-    Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
-    Deviation: BatchNorm statistics span the whole batch of 64; DFN-MR's code splits it over two GPUs by default.
     """
     return Study(
         source="Rethinking ReLU, Fig. 2",
@@ -248,10 +240,6 @@ def fig_3_building_block() -> Study:
     Deviation: the shortcut where the shape changes is not stated; 1×1 convolution and BatchNorm, as in DFN-MR's code.
     Deviation: "redundant" is not quantified; the mean errors are to differ by less than 0.5 %.
     Deviation: BatchNorm's ε is 1e-5; it is not stated, and 2e-5 in DFN-MR's code.
-    Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as
-    the papers refer to that work (arXiv:1611.07718).
-    Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
-    Deviation: BatchNorm statistics span the whole batch of 64; DFN-MR's code splits it over two GPUs by default.
     """
     block = partial(ResNet, 62, 100, shortcut="projection")
     dropped = {"First": DROP_FIRST, "Last": DROP_LAST}
@@ -298,10 +286,6 @@ def table_2_preact_cifar10() -> Study:
 
     Deviation: the shortcut where the shape changes is not stated; a 1×1 convolution without BatchNorm.
     Deviation: BatchNorm's ε is 1e-5; it is not stated, and 2e-5 in DFN-MR's code.
-    Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as
-    the papers refer to that work (arXiv:1611.07718).
-    Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
-    Deviation: BatchNorm statistics span the whole batch of 64; DFN-MR's code splits it over two GPUs by default.
     """
     return Study(
         source="Rethinking ReLU, Table II; Training Better CNNs, Table 3 (CIFAR-10)",
@@ -335,10 +319,6 @@ def table_2_preact_cifar100() -> Study:
 
     Deviation: the shortcut where the shape changes is not stated; a 1×1 convolution without BatchNorm.
     Deviation: BatchNorm's ε is 1e-5; it is not stated, and 2e-5 in DFN-MR's code.
-    Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as
-    the papers refer to that work (arXiv:1611.07718).
-    Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
-    Deviation: BatchNorm statistics span the whole batch of 64; DFN-MR's code splits it over two GPUs by default.
     """
     depths = (62, 110, 164)
     words = {
@@ -384,10 +364,6 @@ def fig_6_preact110_cifar10() -> Study:
     Deviation: how many runs a curve stands for is not stated; 5, as in the tables.
     Deviation: the shortcut where the shape changes is not stated; a 1×1 convolution without BatchNorm.
     Deviation: BatchNorm's ε is 1e-5; it is not stated, and 2e-5 in DFN-MR's code.
-    Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as
-    the papers refer to that work (arXiv:1611.07718).
-    Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
-    Deviation: BatchNorm statistics span the whole batch of 64; DFN-MR's code splits it over two GPUs by default.
     """
     return Study(
         source="Rethinking ReLU, Fig. 6; Training Better CNNs, Fig. 7",
@@ -413,10 +389,6 @@ def fig_7_bottleneck110_cifar100() -> Study:
     Deviation: how many runs a curve stands for is not stated; 5, as in the tables.
     Deviation: the shortcut where the shape changes is not stated; a 1×1 convolution without BatchNorm.
     Deviation: BatchNorm's ε is 1e-5; it is not stated, and 2e-5 in DFN-MR's code.
-    Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as
-    the papers refer to that work (arXiv:1611.07718).
-    Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
-    Deviation: BatchNorm statistics span the whole batch of 64; DFN-MR's code splits it over two GPUs by default.
     """
     return Study(
         source="Rethinking ReLU, Fig. 7; Training Better CNNs, Fig. 8",
@@ -451,10 +423,6 @@ def fig_8_bottleneck164_cifar100() -> Study:
     Deviation: how many runs a curve stands for is not stated; 5, as in the tables.
     Deviation: the shortcut where the shape changes is not stated; a 1×1 convolution without BatchNorm.
     Deviation: BatchNorm's ε is 1e-5; it is not stated, and 2e-5 in DFN-MR's code.
-    Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as
-    the papers refer to that work (arXiv:1611.07718).
-    Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
-    Deviation: BatchNorm statistics span the whole batch of 64; DFN-MR's code splits it over two GPUs by default.
     """
     return Study(
         source="Rethinking ReLU, Fig. 8; Training Better CNNs, Fig. 9",
@@ -495,9 +463,6 @@ def table_3_dfn_cifar100() -> Study:
     repeats the three types block after block, from the type of its own number on.
     Deviation: in which of the two lines the ReLU goes is not stated; in line a, as the lines are alike.
     Deviation: "cannot improve" is judged as "is worse", as the printed numbers are.
-    Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as
-    the papers refer to that work (arXiv:1611.07718).
-    Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
     """
     return Study(
         source="Rethinking ReLU, Table III; Training Better CNNs, Table 4 (CIFAR-100)",
@@ -548,9 +513,6 @@ def table_3_dfn_cifar10() -> Study:
     Deviation: the text does not describe Type3 and the mixes; Type3 drops both ReLUs of Type1 and Type2, and a mix
     repeats the three types block after block, from the type of its own number on.
     Deviation: in which of the two lines the ReLU goes is not stated; in line a, as the lines are alike.
-    Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as
-    the papers refer to that work (arXiv:1611.07718).
-    Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
     """
     return Study(
         source="Rethinking ReLU, Table III; Training Better CNNs, Table 4 (CIFAR-10)",

@@ -167,7 +167,7 @@ def _show(studies: Studies, command: Show) -> None:
     console.print("Claims:" if study.claims else "No claim.")
     for stated in study.claims:
         console.print(f"  {stated.words}")
-    console.print(inspect.getdoc(studies[command.study]) or "", style="dim", highlight=False)
+    console.print(_note(studies[command.study]), style="dim", highlight=False)
 
 
 def _show_trials(study: Study, console: Console) -> None:
@@ -267,8 +267,14 @@ def _write_report(studies: Studies, workdir: Path) -> None:
     from relujax import report
 
     found = {name: study for name in studies if (study := _as_run(studies, name, workdir))}
-    notes = {name: inspect.getdoc(studies[name]) or "" for name in found}
+    notes = {name: _note(studies[name]) for name in found}
     print(f"report: {report.write(found, workdir, notes=notes)}")
+
+
+def _note(function: Callable[[], Entry]) -> str:
+    """The study's docstring, and of its file's the deviations, which hold for every study there."""
+    of_file = (inspect.getdoc(inspect.getmodule(function)) or "").partition("Deviation:")
+    return f"{inspect.getdoc(function) or ''}\n\n{of_file[1]}{of_file[2]}".strip()
 
 
 def _as_run(studies: Studies, name: str, workdir: Path) -> Entry | None:
