@@ -356,6 +356,61 @@ def table_2_preact_cifar100() -> Study:
     )
 
 
+def section_3_preactivation_block() -> Study:
+    """Section III-C and equations 7–9: which of its two ReLUs a pre-activation block can lose, and its BatchNorm too.
+
+    The first two rows stand in Table II. For the others nothing is printed, though the text says which ReLU is the
+    better one to remove; it asks whether the first BatchNorm is redundant, and leaves it open. 25 runs of 400 epochs.
+
+    Deviation: depth and data are not stated; 62 layers on CIFAR-100, as in Table II.
+    Deviation: the shortcut where the shape changes is not stated; a 1×1 convolution without BatchNorm.
+    Deviation: "redundant" is not quantified; the mean errors are to differ by less than 0.5 %.
+    Deviation: BatchNorm's ε is 1e-5; it is not stated, and 2e-5 in DFN-MR's code.
+    """
+    block = partial(PreActResNet, 62, 100)
+    without_bn = {"First": DROP_FIRST, "Second": DROP_LAST}
+    return Study(
+        source="Rethinking ReLU, section III-C and Fig. 4; Training Better CNNs, equations 7–9",
+        question="Which ReLU of a pre-activation block can go, and does its BatchNorm have to stay?",
+        trials={
+            "1:1 Pre-Paired, 62": _trial(block()),
+            "2:1 Pre-Proportional, 62": _trial(block(placement=DROP_FIRST)),
+            "Second ReLU dropped, 62": _trial(block(placement=DROP_LAST)),
+            **{
+                f"{which} ReLU and BN dropped, 62": _trial(block(placement=placement, batch_norm="with_activation"))
+                for which, placement in without_bn.items()
+            },
+        },
+        reported={
+            "1:1 Pre-Paired, 62": Reported(71.43, 0.32, runs=5),
+            "2:1 Pre-Proportional, 62": Reported(72.19, 0.18, runs=5),
+        },
+        metrics=METRICS,
+        claims=(
+            _better(
+                "Removing the first ReLU of pre-activation block achieves the higher performance than removing the "
+                "second one.",
+                "2:1 Pre-Proportional, 62",
+                "Second ReLU dropped, 62",
+            ),
+            Stated(
+                words="The first BN of pre-activation building block is redundant (both papers ask whether, and leave "
+                "it open).",
+                claim=Near(
+                    row="First ReLU and BN dropped, 62",
+                    other="2:1 Pre-Proportional, 62",
+                    metric="test_error",
+                    margin=0.005,
+                ),
+            ),
+        ),
+        panels=(
+            Bars(metric="test_accuracy", label="test accuracy"),
+            Curves(metrics=("train_loss",), label="training cross-entropy (nats)", log=True),
+        ),
+    )
+
+
 def fig_6_preact110_cifar10() -> Study:
     """Fig. 6 (Fig. 7 of the earlier paper): test accuracy over epochs of 110 layers of basic blocks on CIFAR-10.
 
