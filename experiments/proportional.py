@@ -370,7 +370,7 @@ def section_3_preactivation_block() -> Study:
     block = partial(PreActResNet, 62, 100)
     without_bn = {"First": DROP_FIRST, "Second": DROP_LAST}
     return Study(
-        source="Rethinking ReLU, section III-C and Fig. 4; Training Better CNNs, equations 7–9",
+        source="Rethinking ReLU, section III-B and Fig. 4; Training Better CNNs, equations 7–9",
         question="Which ReLU of a pre-activation block can go, and does its BatchNorm have to stay?",
         trials={
             "1:1 Pre-Paired, 62": _trial(block()),

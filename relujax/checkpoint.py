@@ -1,39 +1,130 @@
-"""The only file that knows Orbax: a run's train state on disk, by epoch."""
+"""The only file that knows Orbax: a run's train state on disk, by step, each file covered by a SHA-256.
 
+RUN/checkpoints/<step>/       Orbax's, renamed into place when whole; the two newest are kept
+RUN/manifests/<step>.json     the digest of every file of it, written last
+RUN/damaged/<step>/           set aside, because a file is not what the manifest says
+"""
+
+import json
+import logging
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from relujax.datasets import file_sha256
+from relujax.errors import InputError
+from relujax.records import write_json
+
+KEPT = 2
+
 
 class Checkpoints:
-    """The checkpoints of one run: RUN/checkpoints/<epoch>/; the two newest are kept."""
+    """The checkpoints of one run; saving goes on in the background, and its errors surface at the next call."""
 
     def __init__(self, directory: Path):
         import orbax.checkpoint as ocp
 
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True, create=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False, create=True)
+        self._directory = directory
         self._manager = ocp.CheckpointManager((directory / "checkpoints").absolute(), options=options)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future[None] | None = None
 
-    @staticmethod
-    def newest(directory: Path) -> int:
-        """The epoch of the newest complete checkpoint; 0 before the first."""
+    def save(self, step: int, state: Any) -> None:
+        """Begins to write `state`, arrays of the host, as that after `step`; returns before it is on disk."""
+        self.wait()
+        self._saving = self._worker.submit(self._save, step, state)
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state after `step`, with the structure, shapes and types of `like`."""
         import orbax.checkpoint as ocp
 
-        folder = directory / "checkpoints"
-        return max(ocp.utils.checkpoint_steps(folder.absolute()), default=0) if folder.exists() else 0
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
-    def save(self, epoch: int, state: Any) -> None:
-        """Begins to write the state after `epoch`; returns before it is on disk."""
-        import orbax.checkpoint as ocp
-
-        self._manager.save(epoch, args=ocp.args.StandardSave(state))
-
-    def restore(self, epoch: int, like: Any) -> Any:
-        """The state after `epoch`, with the structure, shapes and types of `like`."""
-        import orbax.checkpoint as ocp
-
-        return self._manager.restore(epoch, args=ocp.args.StandardRestore(like))
+    def wait(self) -> None:
+        """Waits until everything is on disk; raises what went wrong there."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is on disk, and ends."""
+        try:
+            self.wait()
+        finally:
+            self._worker.shutdown()
+            self._manager.close()
+
+    def _save(self, step: int, state: Any) -> None:
+        import orbax.checkpoint as ocp
+
+        self._manager.save(step, args=ocp.args.StandardSave(state))
+        _seal(self._directory, step)
+        kept = {str(step) for step in self._manager.all_steps()}
+        for path in (self._directory / "manifests").glob("*.json"):
+            if path.stem not in kept:
+                path.unlink()
+
+
+def newest(directory: Path) -> int:
+    """The step of a run's newest whole checkpoint, 0 before the first; a damaged one is named and set aside.
+
+    Raises InputError where there are checkpoints and all are damaged: a run never starts again unasked.
+    """
+    folder = directory / "checkpoints"
+    steps = sorted((int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()), reverse=True)
+    damages = []
+    for step in steps:
+        if not (damage := _damage(directory, step)):
+            return step
+        damages.append(damage)
+        logging.getLogger(__name__).warning("%s: the checkpoint before it is used instead", damage)
+        _set_aside(directory, step)
+    if damages or (directory / "damaged").exists():
+        aside = directory / "damaged"
+        raise InputError(f"every checkpoint of {directory} is damaged, see {aside}; remove {directory} to start again")
+    return 0
+
+
+def _seal(directory: Path, step: int) -> None:
+    """Everything of the checkpoint to the disk itself, then its manifest."""
+    folder = directory / "checkpoints" / str(step)
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    digests = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    write_json(directory / "manifests" / f"{step}.json", digests)
+
+
+def _damage(directory: Path, step: int) -> str:
+    """Which file of the checkpoint is not what its manifest says; "" where all are.
+
+    A process that was killed before it wrote the manifest had the checkpoint renamed into place, so it is whole.
+    """
+    folder, manifest = directory / "checkpoints" / str(step), directory / "manifests" / f"{step}.json"
+    if not manifest.exists():
+        return "" if any(folder.iterdir()) else f"{folder} is empty"
+    try:
+        digests = dict(json.loads(manifest.read_text()))
+    except ValueError:
+        return f"{manifest} is damaged"
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if file_sha256(path) != digest:
+            return f"{path} is damaged"
+    return ""
+
+
+def _set_aside(directory: Path, step: int) -> None:
+    target = directory / "damaged" / str(step)
+    target.parent.mkdir(exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    (directory / "checkpoints" / str(step)).replace(target)
+    (directory / "manifests" / f"{step}.json").unlink(missing_ok=True)

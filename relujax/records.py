@@ -11,7 +11,8 @@ WORKDIR/measurements/<name>/row_1.{npz,json}     a measured row: its arrays; its
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,31 @@ from relujax.trial import RunResult, Trial, describe, differences, trial_id
 def run_directory(workdir: Path, trial: Trial, seed: int) -> Path:
     """Where the run of `trial` with `seed` lives."""
     return workdir / "runs" / trial_id(trial) / f"seed_{seed}"
+
+
+@contextmanager
+def locked(directories: Iterable[Path]) -> Iterator[None]:
+    """Holds the lock of each run directory; refuses one that another process holds.
+
+    The system lets go of it when a process ends, however it ends: there are no stale locks. Where it knows no such
+    locks, nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with ExitStack() as stack:
+        for directory in directories:
+            directory.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((directory / "lock").open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(
+                    f"another process is training {directory}; wait for it or use another --workdir"
+                ) from None
+        yield
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from relujax import datasets, records
-from relujax.checkpoint import Checkpoints
+from relujax.checkpoint import Checkpoints, newest
 from relujax.claims import Results
 from relujax.environment import environment
 from relujax.errors import InputError, unknown
@@ -329,7 +329,7 @@ def _epochs_done(workdir: Path, trial: Trial, seed: int) -> int:
     directory = records.run_directory(workdir, trial, seed)
     if records.is_finished(directory):
         return trial.recipe.length.count
-    return Checkpoints.newest(directory)
+    return newest(directory)
 
 
 def _path(path: str | Path | None) -> Path | None:

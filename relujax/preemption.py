@@ -1,0 +1,29 @@
+"""SIGTERM and Ctrl-C while training: noted at once, obeyed at the next step, so that nothing is lost."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Preempted(KeyboardInterrupt):
+    """Training was asked to end and has saved what it had; the same call again goes on."""
+
+
+@contextmanager
+def noted_signals() -> Iterator[threading.Event]:
+    """Yields an event that SIGTERM or Ctrl-C sets; further signals change nothing, so that a save under way ends.
+
+    The handlers that were there before come back at the end. Outside the main thread, where Python allows no handler,
+    the event is never set.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
