@@ -17,6 +17,7 @@ lint: .venv/installed-dev
 
 bench: .venv/installed-bench
 	$(BIN)/python benchmarks/mnist_mlp.py
+	$(BIN)/python benchmarks/networks.py
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
