@@ -194,17 +194,43 @@ class Data:
     normalize: Normalize
     augment: tuple[Augmentation, ...] = ()
     validation: int = 0  # images held out of the training split, the same ones for every seed
+    crop: int | None = None  # the network sees crop×crop pixels: a random window in training, else the central one
+
+    def __post_init__(self):
+        if self.crop is not None and self.crop < 1:
+            raise InputError(f"crop must be at least 1; got {self.crop}")
 
 
 def augment(data: Data, keys: Array, images: Array) -> Array:
-    """`data.augment` in order, with one key per example: keys (N,), images (N, H, W, C) → (N, H, W, C).
+    """A window of `data.crop`, then `data.augment` in order, with one key per example: keys (N,), images (N, H, W, C).
 
     Apply it to normalised images, as fb.resnet.torch does: under `PerChannel` the padding is the mean colour.
     """
 
     def one(key: Array, image: Array) -> Array:
+        if data.crop is not None:
+            image = _random_window(jax.random.fold_in(key, len(data.augment)), image, data.crop)
         for position, augmentation in enumerate(data.augment):
             image = augmentation(jax.random.fold_in(key, position), image)
         return image
 
     return jax.vmap(one)(keys, images)
+
+
+def as_evaluated(data: Data, images: ArrayLike) -> Array:
+    """What the network sees outside training: normalised images, their central window of `data.crop`."""
+    normalized = data.normalize(images)
+    height, width, _ = input_shape(data, normalized.shape[1:])
+    top, left = (normalized.shape[1] - height) // 2, (normalized.shape[2] - width) // 2
+    return normalized[:, top : top + height, left : left + width]
+
+
+def input_shape(data: Data, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what the network sees of an image (H, W, C)."""
+    return shape if data.crop is None else (data.crop, data.crop, shape[-1])
+
+
+def _random_window(key: Array, image: Array, size: int) -> Array:
+    height, width, channels = image.shape
+    row, column = jax.random.randint(key, (2,), 0, jnp.array([height - size + 1, width - size + 1]))
+    return jax.lax.dynamic_slice(image, (row, column, jnp.zeros_like(row)), (size, size, channels))

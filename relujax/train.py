@@ -4,7 +4,7 @@ Every random number is a function of (seed, epoch or step, example), so a state 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -17,10 +17,10 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from relujax.data import augment
+from relujax.data import Transform, as_evaluated, augment, input_shape
 from relujax.layers import is_convolutional, watch
 from relujax.recipe import losses, make_optimizer, mistakes
-from relujax.sharding import on_cpu
+from relujax.sharding import everywhere, on_cpu, over_runs
 from relujax.trial import Trial
 
 Metrics = dict[str, Array]
@@ -51,6 +51,31 @@ class Split:
     def __len__(self) -> int:
         return self.images.shape[0]
 
+    def take(self, chosen: Any) -> "Split":
+        """The examples with these indices, in the shape of the indices."""
+        return Split(self.images[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A split too large for a device: uint8 images (N, H, W, C) in a memory map, of which `take` reads a batch.
+
+    `transform` is a fitted normalisation, applied to what was read.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    transform: Transform = np.asarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, chosen: np.ndarray) -> Split:
+        """The examples with these indices, in the shape of the indices."""
+        images = self.transform(np.asarray(self.images[chosen.ravel()]))
+        images = images.reshape(*chosen.shape, *images.shape[1:])
+        return Split(cast(Any, images), cast(Any, self.labels[chosen]))
+
 
 def keys(seed: Array) -> tuple[Array, Array, Array]:
     """The keys of a run: initial weights, order of the images, and everything drawn within a step."""
@@ -61,7 +86,7 @@ def keys(seed: Array) -> tuple[Array, Array, Array]:
 def init_state(trial: Trial, optimizer: optax.GradientTransformation, seed: Array, images: Array) -> TrainState:
     """The state before the first step: the same initial weights for the same seed, whatever the activation."""
     init_key, _, _ = keys(seed)
-    variables = trial.model.init(init_key, trial.data.normalize(images[:1]), train=False)
+    variables = trial.model.init(init_key, as_evaluated(trial.data, images[:1]), train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
 
@@ -98,32 +123,34 @@ def train_epoch(
 
     The images that do not fill the last batch sit out; which ones differs from epoch to epoch.
     """
-    order = epoch_order(trial, state, seed, images)
-    return lax.scan(lambda state, _: next_step(trial, optimizer, state, seed, order, images), state, length=len(order))
+    order = epoch_order(trial, len(images), state, seed)
+
+    def step(state: TrainState, chosen: Array) -> tuple[TrainState, Metrics]:
+        return next_step(trial, optimizer, state, seed, images.take(chosen))
+
+    return lax.scan(step, state, order)
 
 
-def epoch_order(trial: Trial, state: TrainState, seed: Array, images: Split) -> Array:
-    """The images of each step of the epoch that `state` is in, (steps, batch_size)."""
+def epoch_order(trial: Trial, count: int, state: TrainState, seed: Array) -> Array:
+    """Which of `count` images each step of the epoch that `state` is in trains on, (steps, batch_size)."""
     _, order_key, _ = keys(seed)
     batch_size = trial.recipe.batch_size
-    steps = len(images) // batch_size
-    order = jax.random.permutation(jax.random.fold_in(order_key, state.step // steps), len(images))
+    steps = count // batch_size
+    order = jax.random.permutation(jax.random.fold_in(order_key, state.step // steps), count)
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 
 def next_step(
-    trial: Trial, optimizer: optax.GradientTransformation, state: TrainState, seed: Array, order: Array, images: Split
+    trial: Trial, optimizer: optax.GradientTransformation, state: TrainState, seed: Array, batch: Split
 ) -> tuple[TrainState, Metrics]:
-    """The step that follows `state` in its epoch's `order`."""
-    chosen = order[state.step % len(order)]
-    batch = Split(images.images[chosen], images.labels[chosen])
+    """The step that follows `state`; what it draws depends on the seed and the step alone."""
     _, _, step_key = keys(seed)
     return train_step(trial, optimizer, state, batch, jax.random.fold_in(step_key, state.step))
 
 
 def eval_step(trial: Trial, state: TrainState, batch: Split, weights: Array) -> Metrics:
     """Sums over the examples of a batch, each counted with its weight, so that sizes need not divide."""
-    images = trial.data.normalize(batch.images)
+    images = as_evaluated(trial.data, batch.images)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     outputs = cast(Array, trial.model.apply(variables, images, train=False))
     values = {"loss": losses(trial.recipe, outputs, images, batch.labels)}
@@ -133,26 +160,32 @@ def eval_step(trial: Trial, state: TrainState, batch: Split, weights: Array) -> 
 
 def evaluate(trial: Trial, state: TrainState, images: Split) -> Metrics:
     """Mean loss and error over all of `images`, each example exactly once."""
-    size = min(EVALUATION_BATCH, len(images))
-    batches = -(-len(images) // size)
-    # The last batch is filled up with copies of image 0 that weigh nothing.
-    index = jnp.arange(batches * size)
-    weights = (index < len(images)).astype(jnp.float32)
-    index = jnp.where(index < len(images), index, 0)
+    index, weights = batches_in_order(len(images), EVALUATION_BATCH)
 
     def sums_of_batch(rows: tuple[Array, Array]) -> Metrics:
         chosen, weight = rows
-        return eval_step(trial, state, Split(images.images[chosen], images.labels[chosen]), weight)
+        return eval_step(trial, state, images.take(chosen), weight)
 
-    sums = lax.map(sums_of_batch, (index.reshape(batches, size), weights.reshape(batches, size)))
+    sums = lax.map(sums_of_batch, (jnp.asarray(index), jnp.asarray(weights)))
     return jax.tree.map(lambda value: jnp.sum(value) / len(images), sums)
+
+
+def batches_in_order(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Index and weight of every example of every batch of `count` images, (batches, size) each.
+
+    The last batch is filled up with copies of image 0 that weigh nothing.
+    """
+    size = min(size, count)
+    index = np.arange(-(-count // size) * size, dtype=np.int32).reshape(-1, size)
+    inside = index < count
+    return np.where(inside, index, 0), inside.astype(np.float32)
 
 
 def probe(trial: Trial, state: TrainState, images: Split) -> Metrics:
     """What the trial's probes see in the network's activations on training images."""
     values: Metrics = {}
     for looker in trial.probes:
-        seen = trial.data.normalize(images.images[: looker.images])
+        seen = as_evaluated(trial.data, images.images[: looker.images])
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         values |= looker(watch(trial.model, variables, seen))
     return values
@@ -162,61 +195,79 @@ def probe(trial: Trial, state: TrainState, images: Split) -> Metrics:
 class Programs:
     """A trial compiled for several runs at once; states, seeds and metrics carry a leading run axis."""
 
-    init: Callable[[Array, Split], TrainState]  # seeds, train
-    epoch: Callable[[TrainState, Array, Split, dict[str, Split]], tuple[TrainState, Metrics]]  # state is donated
-    test: Callable[[TrainState, Split], Metrics]
+    init: Callable[[Array, Split], TrainState]  # seeds, an image or more of those to train on
+    epoch: Callable[..., tuple[TrainState, Metrics]]  # states (donated), seeds, train, others by name
+    test: Callable[..., Metrics]  # states, images
 
 
-def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...]) -> Programs:
-    """The trial's programs for `mesh` and training images (N, H, W, C); each compiles when it is first called."""
-    optimizer = make_optimizer(trial.recipe, train_shape[0] // trial.recipe.batch_size)
+def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], streamed: bool = False) -> Programs:
+    """The trial's programs for `mesh` and training images (N, H, W, C); each compiles when it is first called.
+
+    Of `streamed` splits, as of all where a convolution is trained on CPU, the host hands out batch by batch.
+    """
+    count, *image = train_shape
+    optimizer = make_optimizer(trial.recipe, count // trial.recipe.batch_size)
     # XLA's CPU backend runs the gradients of a convolution inside a loop by a naive method, many times slower.
-    in_turn = on_cpu(mesh) and is_convolutional(trial.model, (1, *train_shape[1:]))
+    slow_in_loops = on_cpu(mesh) and is_convolutional(trial.model, (1, *input_shape(trial.data, tuple(image))))
+
+    def compiled(function: Callable, shared: int, donated: tuple[int, ...] = ()) -> Callable:
+        options = CPU_CONVOLUTIONS if slow_in_loops else None
+        return jax.jit(_each_run(mesh, function, shared), donate_argnums=donated, compiler_options=options)
 
     def init(seed: Array, train: Split) -> TrainState:
         return init_state(trial, optimizer, seed, train.images)
 
-    def measure(state: TrainState, train: Split, others: dict[str, Split]) -> Metrics:
-        parts = {part: evaluate(trial, state, images) for part, images in others.items()}
-        metrics = {f"{part}_{name}": value for part, found in parts.items() for name, value in found.items()}
-        return metrics | probe(trial, state, train)
-
     def epoch(state: TrainState, seed: Array, train: Split, others: dict[str, Split]) -> tuple[TrainState, Metrics]:
         state, steps = train_epoch(trial, optimizer, state, seed, train)
-        return state, _of_steps(steps) | measure(state, train, others)
+        found = {part: evaluate(trial, state, images) for part, images in others.items()}
+        return state, _of_epoch(steps, found) | probe(trial, state, train)
 
-    def compiled(function: Callable, shared: int, donated: tuple[int, ...] = ()) -> Callable:
-        options = CPU_CONVOLUTIONS if in_turn else None
-        return jax.jit(_each_run(mesh, function, shared), donate_argnums=donated, compiler_options=options)
-
-    programs = Programs(
-        init=compiled(init, shared=1),
-        epoch=compiled(epoch, shared=2, donated=(0,)),
-        test=compiled(partial(evaluate, trial), shared=1),
-    )
-    if not in_turn:
-        return programs
-    order_of = compiled(partial(epoch_order, trial), shared=1)
-    one_step = compiled(partial(next_step, trial, optimizer), shared=1, donated=(0,))
-    measured = compiled(measure, shared=2)
+    if not (slow_in_loops or streamed):
+        return Programs(
+            init=compiled(init, shared=1),
+            epoch=compiled(epoch, shared=2, donated=(0,)),
+            test=compiled(partial(evaluate, trial), shared=1),
+        )
+    order_of = compiled(partial(epoch_order, trial, count), shared=0)
+    one_step = compiled(partial(next_step, trial, optimizer), shared=0, donated=(0,))
+    sums_of = compiled(partial(eval_step, trial), shared=2)
+    watched = compiled(partial(probe, trial), shared=1)
 
     def epoch_step_by_step(
-        states: TrainState, seeds: Array, train: Split, others: dict[str, Split]
+        states: TrainState, seeds: Array, train: Split | Streamed, others: Mapping[str, Split | Streamed]
     ) -> tuple[TrainState, Metrics]:
-        order, steps = order_of(states, seeds, train), []
-        for _ in range(order.shape[1]):
-            states, metrics = one_step(states, seeds, order, train)
+        order, here, steps = np.asarray(order_of(states, seeds)), _on_host(train), []
+        for step in range(order.shape[1]):
+            batch = jax.device_put(here.take(order[:, step]), over_runs(mesh))
+            # It was read while the step before was running; without this, batches would pile up on the device.
+            jax.block_until_ready(steps[-1:])
+            states, metrics = one_step(states, seeds, batch)
             steps.append(metrics)
         together = jax.tree.map(lambda *values: np.stack(values, axis=1), *jax.device_get(steps))
-        return states, _of_steps(together) | measured(states, train, others)
+        metrics = _of_epoch(together, {part: evaluate_in_turn(states, images) for part, images in others.items()})
+        seen = [len(train) if looker.images is None else looker.images for looker in trial.probes]
+        return states, metrics | (watched(states, here.take(np.arange(min(max(seen), len(train))))) if seen else {})
 
-    return replace(programs, epoch=epoch_step_by_step)
+    def evaluate_in_turn(states: TrainState, images: Split | Streamed) -> Metrics:
+        here, sums = _on_host(images), []
+        for chosen, weights in zip(*batches_in_order(len(images), trial.recipe.batch_size)):
+            batch = jax.device_put((here.take(chosen), weights), everywhere(mesh))
+            jax.block_until_ready(sums[-1:])
+            sums.append(sums_of(states, *batch))
+        return jax.tree.map(lambda *values: np.sum(values, axis=0) / len(images), *jax.device_get(sums))
+
+    return Programs(init=compiled(init, shared=1), epoch=epoch_step_by_step, test=evaluate_in_turn)
 
 
-def _of_steps(steps: Mapping[str, Any]) -> Metrics:
-    """An epoch's training metrics from those of its steps, (…, steps)."""
+def _on_host(images: Split | Streamed) -> Split | Streamed:
+    return images if isinstance(images, Streamed) else jax.tree.map(np.asarray, images)  # no copy on CPU
+
+
+def _of_epoch(steps: Mapping[str, Any], found: Mapping[str, Metrics]) -> Metrics:
+    """An epoch's metrics from those of its steps, (…, steps), and of the other splits."""
     means = {f"train_{name}": values.mean(axis=-1) for name, values in steps.items()}
-    return means | {"step_losses": steps["loss"]}
+    others = {f"{part}_{name}": value for part, values in found.items() for name, value in values.items()}
+    return means | {"step_losses": steps["loss"]} | others
 
 
 def _each_run(mesh: Mesh, function: Callable, shared: int) -> Callable:
