@@ -11,6 +11,7 @@ WORKDIR/measurements/<name>/row_1.{npz,json}     a measured row: its arrays; its
 
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -178,9 +179,16 @@ def read_measured_rows(
     for position, label in enumerate(labels):
         path = workdir / "measurements" / name / f"row_{position + 1}.json"
         if path.exists() and (noted := read_json(path))["label"] == label:
-            with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-                rows[label] = {key: arrays[key] for key in arrays.files}, noted["environment"]
+            rows[label] = _read_arrays(path.with_suffix(".npz")), noted["environment"]
     return rows
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        raise InputError(f"{path} is damaged ({error}); remove it and its .json to measure that row again") from None
 
 
 def open_study(workdir: Path, name: str, study: Mapping[str, Any]) -> None:
