@@ -300,7 +300,7 @@ def fig_10_representations() -> Study:
                 claim=Beats(row="TanhExp", others=("Mish", "Swish", "ReLU"), metric="representation_roughness"),
             ),
         ),
-        panels=(Images(images="representation", label="the 50 pooled maps of one image"),),
+        panels=(Images(images="representation", label="pooled maps of one image, each on its own scale"),),
         runs=5,
     )
 
