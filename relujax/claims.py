@@ -45,7 +45,7 @@ class Beats:
 
     @property
     def quantity(self) -> str:
-        return f"{_words(self.metric)} {_when(self.epoch)}"
+        return _words(self.metric) + _when(self.metric, self.epoch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +241,7 @@ def _judge_comparison(claim: Comparison, ended: Results, scores: Mapping[str, np
 
 def _judge_nearness(claim: Near, ours: np.ndarray, theirs: np.ndarray) -> Outcome:
     """Two one-sided Welch tests (Schuirmann 1987): is the difference within the margin on both sides?"""
-    gap = f"{_words(claim.metric)} {_when(claim.epoch)}: {claim.row} {_mean(ours):.4g} (n={len(ours)}), "
+    gap = f"{_words(claim.metric)}{_when(claim.metric, claim.epoch)}: {claim.row} {_mean(ours):.4g} (n={len(ours)}), "
     gap += f"{claim.other} {_mean(theirs):.4g} (n={len(theirs)}); "
     if min(len(ours), len(theirs)) < 2 or not np.isfinite([*ours, *theirs]).all():
         return False, False, f"{gap}too few finite runs for a test", None
@@ -279,8 +279,10 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(values))
 
 
-def _when(epoch: Epoch) -> str:
-    return "after the last epoch" if epoch == "last" else "at the best epoch"
+def _when(metric: str, epoch: Epoch) -> str:
+    if not metric.startswith(("train_", "validation_", "test_")):  # measured once
+        return ""
+    return " after the last epoch" if epoch == "last" else " at the best epoch"
 
 
 def _words(name: str) -> str:

@@ -69,7 +69,9 @@ def _beside_the_paper(study: Entry, label: str, values: Sequence[float], rehears
         return [str(reported), NOTHING, NOTHING]
     difference = f"{statistics.mean(ours) - reported.mean:+.2f}"
     p_value = statistics.differs_from_reported(ours, reported.mean, reported.std, reported.runs)
-    if rehearsed:
+    if isinstance(study, Measurement):  # of another machine: a test would only say that it is another one
+        verdict = NOTHING
+    elif rehearsed:
         verdict = "rehearsal"
     elif np.isnan(p_value):
         verdict = NOTHING
