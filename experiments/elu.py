@@ -365,6 +365,7 @@ def fig_6_imagenet() -> Study:
     The paper prints no final number, only a top-5 error "below 10 %". With stride 1 in the first layer the net takes
     3.2 · 10¹¹ floating-point operations per image and pass forward, so about 3.7 · 10¹⁹ per run.
 
+    Deviation: how images were "re-sized to 256×256" is not stated; the central square of each, bilinearly.
     Deviation: batch size, learning rates, momentum and length are not stated; the recipe of Fig. 4, its steps moved in
     proportion to 30 epochs of 12,811 iterations. So 160k and 200k iterations are 12.5 and 15.6 epochs.
     Deviation: the curves are of all 50,000 validation images; the paper's are of 5,000 random ones.
@@ -372,7 +373,7 @@ def fig_6_imagenet() -> Study:
     Deviation: which parameters decay is not stated; all of them.
     Deviation: the paper trains each net once; five runs each, so that the claim can be tested.
     """
-    data = Data(name="imagenet2012", normalize=PerPixelMean(), augment=(Flip(),))
+    data = Data(name="imagenet2012", normalize=PerPixelMean(), augment=(Flip(),), crop=224)
     return Study(
         source="ELU, Fig. 6",
         question="Does a 15-layer CNN learn ImageNet in fewer iterations with ELUs than with ReLUs?",

@@ -15,6 +15,7 @@ from rich.progress import TaskID
 from rich.table import Column, Table
 
 from relujax import datasets, records
+from relujax.data import input_shape
 from relujax.errors import InputError, unknown
 from relujax.study import Measurement, Study, adapt
 from relujax.trial import describe
@@ -181,7 +182,7 @@ def _show_trials(study: Study, console: Console) -> None:
     if study.reported:
         table.add_column("paper")
     for label, trial in study.trials.items():
-        images = (1, *datasets.DATASETS[trial.data.name].shape)
+        images = (1, *input_shape(trial.data, datasets.DATASETS[trial.data.name].shape))
         layers, sites = ratio(trial.model, images)
         cells = [described[label].get(field, "") for field in varying]
         cells += [f"{count_parameters(trial.model, images):,}", str(layers), str(sites)]

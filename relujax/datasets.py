@@ -4,6 +4,9 @@ Canonical order: in a split, examples are sorted by SHA-256(image bytes + label 
 by a hash of its own keys and the archives have another order, so only an order made of the content gives the
 same arrays, the same digest and thus the same runs from every source. It is also as good as a random
 permutation, and depends on no random generator that a library may change.
+
+A `large` set keeps the order of its records: TFDS's order, by a hash of the file names, which is as random. Its images
+are memory maps in the cache; they are decoded once, which takes hours, and sorting them would be another copy of all.
 """
 
 import hashlib
@@ -13,108 +16,35 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from relujax.errors import InputError, unknown
+from relujax.facts import DATASETS, SPLITS, Facts, Published
+from relujax.pictures import write_squares
 
+Progress = Callable[[str, int, int], None]  # (what, done, total)
 Arrays = dict[str, np.ndarray]  # SPLITS × (images, labels), all uint8
-SPLITS = ("train", "test")
 STATED_DIGEST = "digest.txt"  # beside records that we prepared from archives with the right SHA-256
 PARTS = tuple(f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))
 
 
-@dataclass(frozen=True)
-class Published:
-    """Mean and std of the training pixels for each channel as printed in `source`, where white is `white`."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    white: float
-    decimals: int
-    source: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What is known of a dataset before it is read; the defaults are those of MNIST and its replacements."""
-
-    shape: tuple[int, int, int] = (28, 28, 1)  # (H, W, C)
-    train: int = 60_000
-    test: int = 10_000
-    num_classes: int = 10
-    version: str = "3.0.1"  # of the TFDS builder
-    megabytes: int  # to download
-    page: str
-    licence: str
-    labels: Mapping[str, str] = field(default_factory=dict)  # digest → what a report calls the dataset
-    published: Published | None = None  # decides where the digest is not known; all classes are of one size then
-
-
-CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
-FUSENET = "github.com/zlmzju/fusenet"
-
-DATASETS = {
-    "digits": Facts(
-        train=1437,
-        test=360,
-        version="scikit-learn",
-        megabytes=0,
-        page="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
-        licence="CC BY 4.0",
-        labels={"490e7c2bb07745e77a5b7c8c71b501b7000b2d7b1d05b530dc71e96fea4b9c35": "digits"},
-    ),
-    "mnist": Facts(
-        megabytes=12,
-        page="http://yann.lecun.com/exdb/mnist/",
-        licence="CC BY-SA 3.0",
-        labels={"6cf27fd96beea04e3747df06a2f8935dcaedd0720b4a63c18328ffd380a94d6c": "mnist"},
-    ),
-    "fashion_mnist": Facts(
-        megabytes=31,
-        page="https://github.com/zalandoresearch/fashion-mnist",
-        licence="MIT",
-        published=Published((0.2860,), (0.3530,), 1, 4, "usual normalisation of Fashion-MNIST"),
-    ),
-    "kmnist": Facts(
-        megabytes=21,
-        page="http://codh.rois.ac.jp/kmnist/index.html.en",
-        licence="CC BY-SA 4.0",
-        published=Published((0.1918,), (0.3483,), 1, 4, "usual normalisation of KMNIST"),
-    ),
-    "cifar10": Facts(
-        shape=(32, 32, 3),
-        train=50_000,
-        version="3.0.2",
-        megabytes=170,
-        page=CIFAR_PAGE,
-        licence="none stated",
-        # Known by their digest: the official pictures after JPEG; good for rehearsals only.
-        labels={"ebd4161ee786033f7061ea3cfcb7d09530ecaec999b0c527246be6fe6e3e7fba": "cifar10 (recompressed)"},
-        published=Published((125.307, 122.950, 113.865), (62.993, 62.089, 66.705), 255, 3, FUSENET),
-    ),
-    "cifar100": Facts(
-        shape=(32, 32, 3),
-        train=50_000,
-        num_classes=100,
-        version="3.0.2",
-        megabytes=169,
-        page=CIFAR_PAGE,
-        licence="none stated",
-        published=Published((129.304, 124.070, 112.434), (68.170, 65.392, 70.418), 255, 3, FUSENET),
-    ),
-}
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Both splits in canonical order: images uint8 (N, H, W, C), labels int32 (N,); read-only."""
+    """Both splits in canonical order: images uint8 (N, H, W, C), labels int32 (N,); read-only.
+
+    The images of a `large` set are `np.memmap`s, and in the order of the records.
+    """
 
     name: str
-    label: str  # what a report calls it: the name, or "cifar10 (recompressed)"
+    label: str  # what a report calls it: the name, or "cifar10 (recompressed)", "imagenet2012 (24 + 8 images)"
     num_classes: int
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -134,9 +64,10 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
         return check(name, _digits(), where="scikit-learn")
     records = records_dir(name, data_dir)
     if not (records / "dataset_info.json").is_file():
-        raise InputError(
-            f"{name} is not prepared in {records}: run `python -m experiments data {name}`, or name another --data-dir"
-        )
+        way_out = DATASETS[name].by_hand or f"run `python -m experiments data {name}`, or name another --data-dir"
+        raise InputError(f"{name} is not prepared in {records}: {way_out}")
+    if DATASETS[name].large:
+        return _from_maps(name, records)
     cached = cache_home() / "arrays" / f"{name}-{_fingerprint(records)[:16]}"
     dataset = _read_cache(name, cached)
     if dataset is None:
@@ -170,8 +101,10 @@ def records_dir(name: str, data_dir: Path | None = None) -> Path:
     return Path(home).expanduser() / name / DATASETS[name].version
 
 
-def read(name: str, records: Path) -> Dataset:
-    """The verified dataset of a TFDS record directory, past the cache."""
+def read(name: str, records: Path, progress: Progress | None = None) -> Dataset:
+    """The verified dataset of a TFDS record directory, past the cache; of a large one the cached maps, every byte."""
+    if DATASETS[name].large:
+        return _from_maps(name, records, every_byte=True, progress=progress)
     dataset = check(name, decode(name, records), where=records)
     path = records / STATED_DIGEST
     stated = path.read_text(errors="replace").strip() if path.is_file() else dataset.digest
@@ -182,7 +115,6 @@ def read(name: str, records: Path) -> Dataset:
 
 def decode(name: str, records: Path) -> Arrays:
     """The arrays of a TFDS record directory, in record order; neither checked nor sorted yet."""
-    import tensorflow_datasets as tfds
     from PIL import Image
 
     height, width, channels = shape = DATASETS[name].shape
@@ -194,19 +126,73 @@ def decode(name: str, records: Path) -> Arrays:
             return np.asarray(image, np.uint8).reshape(shape)
 
     arrays = {}
-    try:
-        builder = tfds.builder_from_directory(records)
-        for split in SPLITS:
-            # Decoded here: TFDS would take OpenCV where it is installed, and JPEG decoders differ.
-            decoders = {"image": tfds.decode.SkipDecoding()}
-            source = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]
+    with _sources(name, records) as sources:
+        for split, source in sources.items():
             examples = [(pixels(example["image"]), example["label"]) for example in source]
             images, labels = zip(*examples)
             arrays |= {f"{split}_images": np.stack(images), f"{split}_labels": np.array(labels, np.int64)}
+    return arrays
+
+
+@contextmanager
+def _sources(name: str, records: Path) -> Iterator[dict[str, Any]]:
+    """Both splits as TFDS data sources with encoded images; what goes wrong while they are read is an InputError."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(records)
+        # Decoded here: TFDS would take OpenCV where it is installed, and JPEG decoders differ.
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        yield {
+            split: builder.as_data_source(theirs, decoders=decoders)  # pyright: ignore[reportCallIssue]
+            for split, theirs in zip(SPLITS, DATASETS[name].splits)
+        }
+    except InputError:
+        raise
     except Exception as error:  # TFDS, array_record, Pillow and the OS each raise their own
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{name} in {records} cannot be read: {type(error).__name__}: {reason}") from error
-    return arrays
+
+
+def _from_maps(name: str, records: Path, *, every_byte: bool = False, progress: Progress | None = None) -> Dataset:
+    """A large dataset from its memory maps, which are decoded first where they are missing or damaged.
+
+    Only with `every_byte` are all of them read and compared with their digest: that takes minutes.
+    """
+    cached = cache_home() / "arrays" / f"{name}-{_fingerprint(records, large=True)[:16]}"
+    dataset = _read_cache(name, cached, large=True, every_byte=every_byte)
+    if dataset is None:
+        _write_maps(name, records, cached, progress or (lambda *step: None))
+        dataset = _read_cache(name, cached, large=True)
+    if dataset is None:
+        raise InputError(f"{cached} was damaged as soon as it was written: set RELUJAX_CACHE to another disk")
+    return dataset
+
+
+def _write_maps(name: str, records: Path, cached: Path, progress: Progress) -> None:
+    """Decodes the records of a large dataset, one example after the other, into the cache."""
+    facts = DATASETS[name]
+    with _sources(name, records) as sources, _whole_or_not_at_all(cached, name) as partial:
+        sizes = {split: len(source) for split, source in sources.items()}
+        needed, free = sum(sizes.values()) * prod(facts.shape), shutil.disk_usage(partial).free
+        if needed > free:
+            raise InputError(
+                f"{name} takes {needed / 1e9:.0f} GB in {cached.parent}, which has {free / 1e9:.0f} GB left: "
+                "set RELUJAX_CACHE to a folder with more room"
+            )
+        logging.getLogger(__name__).warning("%s is decoded once, into %s: this may take hours", name, cached)
+        for split, source in sources.items():
+            images = partial / f"{split}_images.npy"
+            labels = write_squares(
+                images, source, facts.shape[0], lambda *step, what=f"{split} images": progress(what, *step)
+            )
+            if not (labels.size and 0 <= labels.min() <= labels.max() < facts.num_classes):
+                found = f"{labels.min()} to {labels.max()}" if labels.size else "none"
+                raise InputError(f"{records}: {split} labels expected 0 to {facts.num_classes - 1}, got {found}")
+            np.save(partial / f"{split}_labels.npy", labels, allow_pickle=False)
+        official = sizes == {"train": facts.train, "test": facts.test}
+        label = name if official else f"{name} ({sizes['train']:,} + {sizes['test']:,} images)"
+        _write_manifest(partial, name, label, _digest(_load_parts(partial, large=True)))
 
 
 def check(name: str, arrays: Arrays, *, where: object) -> Dataset:
@@ -265,7 +251,7 @@ def _canonical(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _digest(arrays: Arrays) -> str:
-    """SHA-256 over name, shape and bytes of the four uint8 arrays."""
+    """SHA-256 over name, shape and bytes of the four arrays, uint8 but for the labels of large sets, int32."""
     sha = hashlib.sha256()
     for part in PARTS:
         sha.update(f"{part} {arrays[part].shape}\n".encode())
@@ -298,13 +284,16 @@ def _digits() -> Arrays:
     return dict(zip(PARTS, (images[:cut], labels[:cut], images[cut:], labels[cut:])))
 
 
-def _fingerprint(records: Path) -> str:
-    """SHA-256 over names and bytes of the record files: a changed source has another cache entry."""
+def _fingerprint(records: Path, *, large: bool = False) -> str:
+    """SHA-256 over names and bytes of the record files: a changed source has another cache entry.
+
+    Of a large set names and sizes have to do: compressed shards that differ hardly ever have the same size.
+    """
     sha = hashlib.sha256()
     try:
         for path in sorted(records.iterdir()):
             if path.is_file():
-                sha.update(f"{path.name} {file_sha256(path)}\n".encode())
+                sha.update(f"{path.name} {path.stat().st_size if large else file_sha256(path)}\n".encode())
     except OSError as error:
         raise InputError(f"{records} cannot be read: {error}") from error
     return sha.hexdigest()
@@ -316,29 +305,57 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_cache(name: str, cached: Path) -> Dataset | None:
-    """The cached arrays where they are whole and have the digest of their manifest, else None."""
+def _read_cache(name: str, cached: Path, *, large: bool = False, every_byte: bool = True) -> Dataset | None:
+    """The cached arrays where they are whole and, if `every_byte` is read, have the digest of their manifest."""
     try:
         manifest = json.loads((cached / "manifest.json").read_text())
-        arrays = {part: np.load(cached / f"{part}.npy", allow_pickle=False) for part in PARTS}
-        digest = _digest(arrays)
-        return _dataset(name, manifest["label"], arrays, digest) if digest == manifest["digest"] else None
+        arrays = _load_parts(cached, large=large)
+        if every_byte and _digest(arrays) != manifest["digest"]:
+            return None
+        return _dataset(name, manifest["label"], arrays, manifest["digest"])
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
 
+def _load_parts(cached: Path, *, large: bool) -> Arrays:
+    def array(part: str) -> np.ndarray:
+        mode = "r" if large and part.endswith("images") else None
+        return np.load(cached / f"{part}.npy", mmap_mode=mode, allow_pickle=False)
+
+    return {part: array(part) for part in PARTS}
+
+
 def _write_cache(dataset: Dataset, cached: Path) -> None:
-    """Whole or not at all; a cache that cannot be written costs time, not the run."""
+    """A cache that cannot be written costs time, not the run."""
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=cached.parent, ignore_cleanup_errors=True) as made:
-            partial = Path(made)
+        with _whole_or_not_at_all(cached, dataset.name) as partial:
             for part in PARTS:
                 array = getattr(dataset, part).astype(np.uint8)
                 np.save(partial / f"{part}.npy", array, allow_pickle=False)
-            manifest = {"name": dataset.name, "label": dataset.label, "digest": dataset.digest}
-            (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
-            shutil.rmtree(cached, ignore_errors=True)  # a damaged one, or another process's of this moment
-            partial.replace(cached)
+            _write_manifest(partial, dataset.name, dataset.label, dataset.digest)
     except OSError as error:
         logging.getLogger(__name__).warning("the decoded arrays are not cached: %s", error)
+
+
+def _write_manifest(partial: Path, name: str, label: str, digest: str) -> None:
+    manifest = {"name": name, "label": label, "digest": digest}
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+@contextmanager
+def _whole_or_not_at_all(cached: Path, name: str) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `cached` when all went well."""
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    sweep(cached.parent, name)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cached.parent, ignore_cleanup_errors=True) as made:
+        partial = Path(made)
+        yield partial
+        shutil.rmtree(cached, ignore_errors=True)  # a damaged one, or another process's of this moment
+        partial.replace(cached)
+
+
+def sweep(home: Path, name: str) -> None:
+    """Remove what a killed process left a day ago or more."""
+    for left in home.glob(f".{name}-*"):
+        if left.is_dir() and time.time() - left.stat().st_mtime > 86_400:
+            shutil.rmtree(left, ignore_errors=True)

@@ -11,22 +11,31 @@ import importlib.resources
 import io
 import tarfile
 import tempfile
-import time
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from shutil import rmtree
 
 import numpy as np
 
-from relujax.datasets import DATASETS, SPLITS, STATED_DIGEST, Dataset, check, file_sha256, read, records_dir
+from relujax.datasets import (
+    DATASETS,
+    SPLITS,
+    STATED_DIGEST,
+    Dataset,
+    Progress,
+    check,
+    file_sha256,
+    read,
+    records_dir,
+    sweep,
+)
 from relujax.errors import InputError, unknown
 
-Progress = Callable[[str, int, int], None]  # (what, done, total)
 Columns = dict[str, np.ndarray]  # images and, named as in TFDS, every label
-NAMES = tuple(name for name in DATASETS if name != "digits")
+NAMES = tuple(name for name, facts in DATASETS.items() if name != "digits" and not facts.by_hand)
 IDX_PREFIX = {"train": "train", "test": "t10k"}
 BINARIES = {
     "cifar10": {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)},
@@ -72,11 +81,16 @@ def prepare(
     """
     if name == "digits":
         raise InputError("digits comes with scikit-learn: there is nothing to prepare")
-    if name not in NAMES:
+    if name not in DATASETS:
         raise unknown("dataset", name, NAMES)
     target = records_dir(name, data_dir)
     home = target.parent.parent
     progress = progress or (lambda what, done, total: None)
+    if DATASETS[name].by_hand:
+        if not (target / "dataset_info.json").is_file():
+            raise InputError(f"{name} cannot be downloaded: {DATASETS[name].by_hand}")
+        read(name, target, progress)
+        return target
     try:
         if target.exists():
             with contextlib.suppress(InputError):
@@ -84,7 +98,7 @@ def prepare(
                 return target
             _set_aside(target)
         home.mkdir(parents=True, exist_ok=True)
-        _sweep(home, name)
+        sweep(home, name)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=home, ignore_cleanup_errors=True) as made:
             work = Path(made)
             downloads = home / "downloads" / name
@@ -110,7 +124,7 @@ def prepare(
 
 def verify(name: str, data_dir: Path | None = None) -> Dataset:
     """The dataset decoded anew from its records, past the cache, or InputError."""
-    if name not in NAMES:
+    if name not in DATASETS or name == "digits":
         raise unknown("dataset", name, NAMES)
     return read(name, records_dir(name, data_dir))
 
@@ -174,13 +188,6 @@ def _set_aside(path: Path) -> None:
     if refused.is_dir():
         rmtree(refused)
     path.replace(refused)
-
-
-def _sweep(home: Path, name: str) -> None:
-    """Remove what a killed process left a day ago or more."""
-    for left in home.glob(f".{name}-*"):
-        if left.is_dir() and time.time() - left.stat().st_mtime > 86_400:
-            rmtree(left, ignore_errors=True)
 
 
 def _check(name: str, columns: dict[str, Columns], where: Path) -> Dataset:

@@ -15,13 +15,14 @@ from jax.sharding import Mesh
 from relujax import datasets, records
 from relujax.checkpoint import Checkpoints, newest
 from relujax.claims import Results
+from relujax.data import GcnZca
 from relujax.environment import environment
 from relujax.errors import InputError, unknown
 from relujax.measure import measure
 from relujax.progress import Reporter, progress, silent
 from relujax.sharding import batches_of_runs, everywhere, make_mesh, one_cpu_device_per_core, over_runs
 from relujax.study import Measurement, Study
-from relujax.train import Programs, Split, TrainState, compile_programs
+from relujax.train import Programs, Split, Streamed, TrainState, compile_programs
 from relujax.trial import RunResult, Trial, describe, trial_id
 
 CHECKPOINT_EVERY_SECONDS = 30.0
@@ -140,7 +141,9 @@ def fit(
             records.open_run(directories[seed], trial)
             progressed.setdefault(_epochs_done(workdir, trial, seed), []).append(seed)
         for start, group in sorted(progressed.items(), reverse=True):
-            for batch in batches_of_runs(group, make_mesh(len(group), devices)):
+            # Networks for images that no device holds fill a device each.
+            alone = isinstance(parts["train"], Streamed)
+            for batch in batches_of_runs(group, make_mesh(len(group), devices), alone=alone):
                 own = {seed: directories[seed] for seed in batch}
                 circumstances = environment(dataset, len(batch))
                 with jax.default_matmul_precision("highest"):
@@ -161,6 +164,12 @@ def check(trial: Trial) -> None:
         )
     if trial.recipe.batch_size > left:
         raise InputError(f"batch size must be at most {left}, the training images; got {trial.recipe.batch_size}")
+    if trial.data.crop is not None and trial.data.crop > min(facts.shape[:2]):
+        raise InputError(f"crop must be at most {min(facts.shape[:2])} for {trial.data.name}; got {trial.data.crop}")
+    if facts.large and isinstance(trial.data.normalize, GcnZca):
+        raise InputError(f"GcnZca needs all images in memory, and {trial.data.name} is too large: use PerPixelMean")
+    if facts.large and any(probe.images is None for probe in trial.probes):
+        raise InputError(f"a probe of all training images needs them in memory, and {trial.data.name} is too large")
     outputs = getattr(trial.model, "num_classes", facts.num_classes)
     if outputs < facts.num_classes:
         raise InputError(f"{trial.data.name} has {facts.num_classes} classes; the network has only {outputs} outputs")
@@ -185,7 +194,7 @@ def _train(
     trial: Trial,
     directories: Mapping[int, Path],
     start: int,
-    parts: Mapping[str, Split],
+    parts: Mapping[str, Split | Streamed],
     circumstances: Mapping[str, Any],
     workdir: Path,
     devices: int | None,
@@ -195,11 +204,11 @@ def _train(
 ) -> None:
     """Trains the runs of `directories` (seed → directory) together from epoch `start` to the end."""
     mesh = make_mesh(len(directories), devices)
-    train = jax.device_put(parts["train"], everywhere(mesh))
+    train = _placed(parts["train"], mesh)
     # Where images are held out, the test images are read once, at the end.
     watched = "validation" if "validation" in parts else "test"
-    each_epoch = {watched: jax.device_put(parts[watched], everywhere(mesh))}
-    programs = compile_programs(trial, mesh, train.images.shape)
+    each_epoch = {watched: _placed(parts[watched], mesh)}
+    programs = compile_programs(trial, mesh, train.images.shape, isinstance(train, Streamed))
     seeds = jax.device_put(np.array(list(directories), np.int32), over_runs(mesh))
     alive = dict(enumerate(directories.values()))
     epochs = trial.recipe.length.count
@@ -220,7 +229,7 @@ def _train(
             begun = time.monotonic()
             states, metrics = programs.epoch(states, seeds, train, each_epoch)
             if epoch == epochs and watched == "validation":
-                test = programs.test(states, jax.device_put(parts["test"], everywhere(mesh)))
+                test = programs.test(states, _placed(parts["test"], mesh))
                 metrics |= {f"test_{name}": value for name, value in test.items()}
             metrics = jax.device_get(metrics)
             step_losses = metrics.pop("step_losses")
@@ -263,17 +272,18 @@ def _start(
     checkpoints: Mapping[int, Checkpoints],
     workdir: Path,
     seeds: jax.Array,
-    train: Split,
+    train: Split | Streamed,
     mesh: Mesh,
 ) -> TrainState:
     """The states after epoch `start`: fresh ones, those of the checkpoints, or the weights of an earlier phase."""
+    image = train.take(np.arange(1))  # only its shape counts
     if start > 0:
-        return _restored(list(checkpoints.values()), start, jax.eval_shape(programs.init, seeds, train), mesh)
-    states = programs.init(seeds, train)
+        return _restored(list(checkpoints.values()), start, jax.eval_shape(programs.init, seeds, image), mesh)
+    states = programs.init(seeds, image)
     if trial.start_from is None:
         return states
     earlier = [Checkpoints(records.run_directory(workdir, trial.start_from, seed)) for seed in directories]
-    like = jax.eval_shape(compile_programs(trial.start_from, mesh, train.images.shape).init, seeds, train)
+    like = jax.eval_shape(compile_programs(trial.start_from, mesh, train.images.shape).init, seeds, image)
     before = _restored(earlier, trial.start_from.recipe.length.count, like, mesh)
     for checkpoint in earlier:
         checkpoint.close()
@@ -300,8 +310,15 @@ def _end(directory: Path, circumstances: Mapping[str, Any], **outcome: Any) -> N
     records.write_json(directory / "result.json", {**outcome, "environment": dict(circumstances)})
 
 
-def _parts(trial: Trial, dataset: datasets.Dataset) -> dict[str, Split]:
+def _placed(images: Split | Streamed, mesh: Mesh) -> Split | Streamed:
+    return images if isinstance(images, Streamed) else jax.device_put(images, everywhere(mesh))
+
+
+def _parts(trial: Trial, dataset: datasets.Dataset) -> dict[str, Split | Streamed]:
     train_images, train_labels, held_images, held_labels = datasets.hold_out(dataset, trial.data.validation)
+    if trial.recipe.batch_size > len(train_images):  # `check` knows the official numbers only
+        most = f"at most {len(train_images)}, the training images of {dataset.label}"
+        raise InputError(f"batch size must be {most}; got {trial.recipe.batch_size}")
     parts: dict[str, Any] = {
         "train": (train_images, train_labels),
         "test": (dataset.test_images, dataset.test_labels),
@@ -309,7 +326,13 @@ def _parts(trial: Trial, dataset: datasets.Dataset) -> dict[str, Split]:
     }
     fit = getattr(trial.data.normalize, "fit", None)
     transform: Any = fit(train_images) if fit else np.asarray
-    return {name: Split(transform(images), labels) for name, (images, labels) in parts.items() if len(images)}
+
+    def split(images: np.ndarray, labels: Any) -> Split | Streamed:
+        if isinstance(images, np.memmap):
+            return Streamed(images, labels, transform)
+        return Split(transform(images), labels)
+
+    return {name: split(*part) for name, part in parts.items() if len(part[0])}
 
 
 def _tensorboard_writer() -> Any:

@@ -42,14 +42,15 @@ def everywhere(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batches_of_runs(seeds: Sequence[int], mesh: Mesh) -> list[tuple[int, ...]]:
+def batches_of_runs(seeds: Sequence[int], mesh: Mesh, *, alone: bool = False) -> list[tuple[int, ...]]:
     """`seeds` in groups that train at once, none with an idle place.
 
     An accelerator takes as many runs at once as divide evenly, then the rest; on CPU, where the runs of a device take
-    turns anyway, small groups mean that less is lost when the process is killed.
+    turns anyway, small groups mean that less is lost when the process is killed. With `alone`, a run has its device to
+    itself.
     """
     places = mesh.shape["run"]
-    at_once = places if on_cpu(mesh) else max(len(seeds) // places, 1) * places
+    at_once = places if alone or on_cpu(mesh) else max(len(seeds) // places, 1) * places
     return [tuple(seeds[start : start + at_once]) for start in range(0, len(seeds), at_once)]
 
 

@@ -207,7 +207,8 @@ def adapt(
 def _on_other_data(trial: Trial, name: str) -> Trial:
     """The trial on another dataset: the same share of the training images held out, as many outputs as classes.
 
-    Means and deviations of other channels say nothing about these images: then pixels / 255.
+    Means and deviations of other channels say nothing about these images: then pixels / 255. A crop that is larger than
+    the images is left out.
     """
     ours, theirs = DATASETS[trial.data.name], DATASETS[name]
     validation = round(trial.data.validation / ours.train * theirs.train)
@@ -217,5 +218,8 @@ def _on_other_data(trial: Trial, name: str) -> Trial:
     normalize = trial.data.normalize
     if isinstance(normalize, PerChannel) and len(normalize.mean) != theirs.shape[-1]:
         normalize = UnitRange()
-    data = replace(trial.data, name=name, normalize=normalize, validation=validation)
+    crop = trial.data.crop
+    if crop is not None and crop > min(theirs.shape[:2]):
+        crop = None
+    data = replace(trial.data, name=name, normalize=normalize, validation=validation, crop=crop)
     return replace(trial, model=model, data=data)

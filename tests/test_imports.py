@@ -13,6 +13,8 @@ ORDER = (
         "errors",
         "activations",
         "data",
+        "pictures",
+        "facts",
         "datasets",
         "download",
         "initializers",
