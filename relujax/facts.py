@@ -99,8 +99,8 @@ DATASETS = {
         licence="non-commercial research and education",
         large=True,
         splits=("train", "validation"),  # the labels of the test images were never published
-        by_hand="it needs an account: fetch ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "
+        by_hand="that needs an account: fetch ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "
         "https://image-net.org/download-images, prepare them with `tfds build imagenet2012 --file_format=array_record "
-        "--manual_dir=…` (its official builder, needs TensorFlow), and name that --data-dir",
+        "--manual_dir=… --data_dir=DIR` (its official builder, needs TensorFlow), and name --data-dir DIR",
     ),
 }
