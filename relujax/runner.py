@@ -211,7 +211,7 @@ def _train(
     programs = compile_programs(trial, mesh, train.images.shape, isinstance(train, Streamed))
     seeds = jax.device_put(np.array(list(directories), np.int32), over_runs(mesh))
     alive = dict(enumerate(directories.values()))
-    epochs = trial.recipe.length.count
+    epochs, steps = trial.recipe.length.count, len(train) // trial.recipe.batch_size
 
     with ExitStack() as stack:
         checkpoints = {run: Checkpoints(directory) for run, directory in alive.items()}
@@ -235,14 +235,14 @@ def _train(
             step_losses = metrics.pop("step_losses")
             seconds = (time.monotonic() - begun) / len(directories)
             for run, directory in list(alive.items()):
-                if (step := _diverged_at(run, epoch, step_losses, metrics)) is not None:
+                if (step := _diverged_at(run, epoch, steps, step_losses, metrics)) is not None:
                     _end(directory, circumstances, status="diverged", diverged_at_step=step)
                     del alive[run]
                     continue
                 own = {name: values[run] for name, values in metrics.items()}
                 scalars = {name: float(value) for name, value in own.items() if value.ndim == 0}
                 arrays = {name: value for name, value in own.items() if value.ndim > 0}
-                line = {"epoch": epoch, "step": epoch * step_losses.shape[1], **scalars, "seconds": round(seconds, 4)}
+                line = {"epoch": epoch, "step": epoch * steps, **scalars, "seconds": round(seconds, 4)}
                 records.append_epoch(directory, line, arrays)
                 for name, value in scalars.items() if boards else ():
                     boards[run].add_scalar(name, value, epoch)
@@ -297,9 +297,10 @@ def _restored(checkpoints: Sequence[Checkpoints], epoch: int, like: TrainState, 
     return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *restored), over_runs(mesh))
 
 
-def _diverged_at(run: int, epoch: int, step_losses: np.ndarray, metrics: Mapping[str, np.ndarray]) -> int | None:
-    """The first step of this epoch whose loss is not finite; its last one where only a later number is not."""
-    steps = step_losses.shape[1]
+def _diverged_at(
+    run: int, epoch: int, steps: int, step_losses: np.ndarray, metrics: Mapping[str, np.ndarray]
+) -> int | None:
+    """The first of this epoch's `steps` whose loss is not finite; the last where only a later number is not."""
     bad = np.flatnonzero(~np.isfinite(step_losses[run]))
     if bad.size:
         return (epoch - 1) * steps + int(bad[0]) + 1

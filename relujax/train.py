@@ -241,6 +241,8 @@ def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], str
             batch = jax.device_put(here.take(order[:, step]), over_runs(mesh))
             # It was read while the step before was running; without this, batches would pile up on the device.
             jax.block_until_ready(steps[-1:])
+            if steps and not np.isfinite(steps[-1]["loss"]).any():
+                break  # every run has diverged
             states, metrics = one_step(states, seeds, batch)
             steps.append(metrics)
         together = jax.tree.map(lambda *values: np.stack(values, axis=1), *jax.device_get(steps))
