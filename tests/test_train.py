@@ -1,11 +1,14 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relujax import datasets
-from relujax.data import Data, UnitRange
+from relujax import datasets, train
+from relujax.data import Data, Flip, UnitRange
 from relujax.models.mlp import MLP
+from relujax.models.resnet import ResNet
 from relujax.probes import MedianActivation
 from relujax.recipe import Constant, Epochs, Recipe, Sgd, make_optimizer
 from relujax.sharding import batches_of_runs, make_mesh, over_runs
@@ -136,3 +139,69 @@ def test_the_probe_sees_the_network_after_the_epoch(digits):
 )
 def test_runs_are_grouped_without_an_idle_place(seeds, devices, groups):
     assert batches_of_runs(range(seeds), make_mesh(seeds, devices)) == groups
+
+
+CONVOLUTIONAL = Trial(
+    model=ResNet(8, 10),
+    data=Data(name="digits", normalize=UnitRange(), augment=(Flip(),)),
+    recipe=Recipe(length=Epochs(1), batch_size=64, optimizer=Sgd(momentum=0.9), schedule=Constant(0.05)),
+    probes=(MedianActivation(images=100),),
+)
+PARTS = {"train": slice(200), "test": slice(200, 290)}
+
+
+@functools.cache
+def convolutional_programs(seeds, devices, in_one_scan):
+    """The programs for 200 images of 8×8 pixels, and all that was handed to jax.jit for them."""
+    jit, compiled = jax.jit, []
+
+    def noting(*args, **options):
+        compiled.append(jit(*args, **options))
+        return compiled[-1]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(jax, "jit", noting)
+        if in_one_scan:
+            patched.setattr(train, "is_convolutional", lambda *args: False)
+        return compile_programs(CONVOLUTIONAL, make_mesh(seeds, devices), (200, 8, 8, 1)), compiled
+
+
+@pytest.fixture(scope="module")
+def crops(digits):
+    images = digits.images[:, 10:18, 10:18]
+    return {name: Split(images[part], digits.labels[part]) for name, part in PARTS.items()}
+
+
+def convolved(crops, seeds, devices, in_one_scan=False):
+    """States and metrics after an epoch of three steps."""
+    programs, _ = convolutional_programs(len(seeds), devices, in_one_scan)
+    seeds = jax.device_put(np.array(seeds, np.int32), over_runs(make_mesh(len(seeds), devices)))
+    states = programs.init(seeds, crops["train"])
+    states, metrics = programs.epoch(states, seeds, crops["train"], {"test": crops["test"]})
+    return jax.device_get((states, metrics, programs.test(states, crops["test"])))
+
+
+def test_convolutions_step_by_step_equal_those_in_one_scan(crops):
+    in_turn = convolved(crops, (4,), devices=1)
+    states, metrics, tested = in_turn
+    assert metrics["step_losses"].shape == (1, 3) and states.step.tolist() == [3]
+    assert metrics["test_loss"] == pytest.approx(tested["loss"])
+    assert_close(in_turn, convolved(crops, (4,), devices=1, in_one_scan=True), 2e-4)
+
+
+def test_convolutions_on_two_devices_equal_each_run_alone(crops):
+    both = convolved(crops, (4, 5), devices=2)
+    for place, seed in enumerate((4, 5)):
+        own = jax.tree.map(lambda leaf, at=place: leaf[at : at + 1], both)
+        assert_close(own, convolved(crops, (seed,), devices=1), 2e-4)
+    heads = both[0].params["head"]["kernel"]
+    assert not np.allclose(heads[0], heads[1], atol=1e-2)
+
+
+def test_the_step_of_a_convolutional_network_is_compiled_once(crops):
+    programs, compiled = convolutional_programs(1, 1, False)
+    seeds = jax.device_put(np.arange(1, dtype=np.int32), over_runs(make_mesh(1, 1)))
+    states = programs.init(seeds, crops["train"])
+    for _ in range(3):
+        states, _ = programs.epoch(states, seeds, crops["train"], {"test": crops["test"]})
+    assert [program._cache_size() for program in compiled] == [1] * len(compiled) and len(compiled) >= 4
