@@ -4,24 +4,17 @@ arXiv:1511.07289: one function per table or figure.
     python -m experiments run elu.fig_2_median_activation --data-dir DIR
 """
 
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from relujax import natural_gradient, train
+from experiments import elu_measured as measured
 from relujax.activations import ActivationLike, elu, leaky_relu, relu, shifted_relu
 from relujax.claims import Beats, FallsFastest, LessVariance, Near, ReachesFirst, Stated, StaysNearest
 from relujax.data import Data, Flip, GcnZca, PadCrop, PerPixelMean, UnitRange
 from relujax.models.elu_net import ELUNET18_DROPOUT_PHASES, ELUNet11, ELUNet18, ELUNetImageNet, Rates
 from relujax.models.mlp import MLP, Autoencoder
-from relujax.natural_gradient import BiasShifts, Updates
 from relujax.probes import MedianActivation, UnitMedians
-from relujax.recipe import Constant, Epochs, Loss, Recipe, Sgd, StepDecay, make_optimizer
+from relujax.recipe import Constant, Epochs, Loss, Recipe, Sgd, StepDecay
 from relujax.study import Curves, Distribution, Measurement, Reported, Study
 from relujax.trial import Trial
 
@@ -407,51 +400,6 @@ def fig_6_imagenet() -> Study:
     )
 
 
-def _train_step(trial: Trial, batch_size: int) -> Callable[[], object]:
-    """One compiled step on noise, always from the same state."""
-    optimizer = make_optimizer(trial.recipe, steps_per_epoch=500)
-    images = jax.random.normal(jax.random.key(0), (batch_size, 32, 32, 3))
-    batch = train.Split(images, jnp.arange(batch_size))
-    state = train.init_state(trial, optimizer, jnp.int32(0), images)
-    options = train.CPU_CONVOLUTIONS if jax.default_backend() == "cpu" else None
-    step = jax.jit(partial(train.train_step, trial, optimizer), compiler_options=options)
-    return partial(step, state, batch, jax.random.key(1))
-
-
-def _interleaved_milliseconds(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, np.ndarray]:
-    """Wall-clock time of each call, (repeats,): warmed up, and in turn, so that a busy moment meets all of them."""
-
-    def milliseconds(call: Callable[[], object]) -> float:
-        begun = time.perf_counter()
-        jax.block_until_ready(call())
-        return 1000 * (time.perf_counter() - begun)
-
-    for call in calls.values():
-        milliseconds(call)  # compiles
-    times = [{name: milliseconds(call) for name, call in calls.items()} for _ in range(repeats)]
-    return {name: np.array([turn[name] for turn in times]) for name in calls}
-
-
-@cache
-def _step_milliseconds() -> dict[str, np.ndarray]:
-    steps = {name: _train_step(_elunet11(function), batch_size=10) for name, function in (("ELU", elu), ("ReLU", relu))}
-    return _interleaved_milliseconds(steps, repeats=20)
-
-
-def _step_times(name: str) -> dict[str, np.ndarray]:
-    """A row's share of one measurement: rows that are timed apart cannot be compared to a few percent."""
-    own, relus = _step_milliseconds()[name], _step_milliseconds()["ReLU"]
-    return {"relative_step_time": own / np.median(relus), "step_milliseconds": own}
-
-
-def _elu_step_times() -> dict[str, np.ndarray]:
-    return _step_times("ELU")
-
-
-def _relu_step_times() -> dict[str, np.ndarray]:
-    return _step_times("ReLU")
-
-
 def table_speed_elu_relu() -> Measurement:
     """Section 4.4: how much slower a training step is with ELUs than with ReLUs; a minute on 2 CPU cores.
 
@@ -461,10 +409,11 @@ def table_speed_elu_relu() -> Measurement:
     Deviation: the step is that of the 11-layer CIFAR-100 net on batches of 10 random images, not of the ImageNet net.
     Deviation: "the difference is small" is read as at most 10 %.
     """
+    trials = {"ELU": _elunet11(elu), "ReLU": _elunet11(relu)}
     return Measurement(
         source="ELU, section 4.4",
         question="Is a training step of an ELU network only a little slower than that of a ReLU network?",
-        rows={"ELU": _elu_step_times, "ReLU": _relu_step_times},
+        rows={name: partial(measured.step_times, name, "ReLU", tuple(trials.items())) for name in trials},
         metrics=("relative_step_time", "step_milliseconds"),
         claims=(
             Stated(
@@ -492,9 +441,9 @@ def theorem_1_unit_natural_gradient() -> Measurement:
         source="ELU, Theorem 1",
         question="Is the paper's closed form of the unit natural gradient that of the inverse Fisher matrix?",
         rows={
-            "Theorem 1": Updates(natural_gradient.corrected_update),
-            "direct inverse": Updates(natural_gradient.natural_update),
-            "without correction": Updates(natural_gradient.uncorrected_update),
+            "Theorem 1": measured.Updates(measured.corrected_update),
+            "direct inverse": measured.Updates(measured.natural_update),
+            "without correction": measured.Updates(measured.uncorrected_update),
         },
         metrics=("residual", "distance"),
         claims=(
@@ -519,9 +468,9 @@ def theorem_2_bias_shift() -> Measurement:
         source="ELU, Theorem 2",
         question="Is the natural gradient's bias shift what Theorem 2 says, and is it smaller than without correction?",
         rows={
-            "Theorem 2": BiasShifts(natural_gradient.corrected_bias_shift),
-            "direct inverse": BiasShifts(natural_gradient.natural_bias_shift),
-            "without correction": BiasShifts(natural_gradient.uncorrected_bias_shift),
+            "Theorem 2": measured.BiasShifts(measured.corrected_bias_shift),
+            "direct inverse": measured.BiasShifts(measured.natural_bias_shift),
+            "without correction": measured.BiasShifts(measured.uncorrected_bias_shift),
         },
         metrics=("bias_shift", "distance"),
         claims=(

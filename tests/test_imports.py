@@ -30,7 +30,6 @@ ORDER = (
         "probes",
         "statistics",
         "timing",
-        "natural_gradient",
         "trial",
         "train",
         "records",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import elu
-from relujax import natural_gradient as ng
+from experiments import elu_measured as ng
 from relujax.claims import Verdict, judge
 from relujax.models.mlp import MLP
 from relujax.study import as_runs

@@ -1,4 +1,6 @@
-"""The unit natural gradient and its bias shift correction: Clevert et al., arXiv:1511.07289, section 2, in float64.
+"""What the ELU paper, arXiv:1511.07289, measures or proves without training a network of its own.
+
+Section 2, in float64: the unit natural gradient and its bias shift correction.
 
 One unit with n incoming weights w and a bias w0. Of N examples, `activations` (N, n) are those of the units below, and
 `weights` (N,) the unit's δ², with δ the derivative of the log-output probability by its net input; `gradient` (n + 1,)
@@ -16,7 +18,7 @@ The left-hand side of Theorem 2 is the bias shift: what the update adds to the u
 correction, b = 0 and s = 1/c, it is E_p(a)ᵀ A⁻¹g + g0/c; so k corrects the incoming mean and the bias unit. As in the
 paper, an update is still to be multiplied by minus the learning rate.
 
-What the theorems are measured on is at the end: `trained_layers`.
+What the theorems are measured on comes after them: `trained_layers`. The end is section 4.4, the time of a step.
 """
 
 import functools
@@ -30,11 +32,14 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from relujax import datasets
+from relujax import datasets, train
 from relujax.activations import elu
 from relujax.data import UnitRange
 from relujax.layers import watch
 from relujax.models.mlp import MLP
+from relujax.recipe import make_optimizer
+from relujax.timing import seconds_per_call
+from relujax.trial import Trial
 
 
 def unit_fisher(activations: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -221,3 +226,33 @@ def unit_statistics(model: MLP, params: Any, images: Array, labels: Array) -> tu
     of_label = -deltas[jnp.arange(len(labels)), labels]
     extended = jnp.column_stack([activations, jnp.ones(len(images))])
     return activations, weights, extended.T @ of_label / len(images)
+
+
+@functools.cache
+def _step_seconds(trials: tuple[tuple[str, Trial], ...], batch_size: int, repeats: int) -> dict[str, np.ndarray]:
+    return seconds_per_call({name: _train_step(trial, batch_size) for name, trial in trials}, repeats=repeats, rounds=1)
+
+
+def step_times(
+    name: str, reference: str, trials: tuple[tuple[str, Trial], ...], batch_size: int = 10, repeats: int = 20
+) -> dict[str, np.ndarray]:
+    """Milliseconds of a train step of trial `name`, also by the median of trial `reference`; all trials in turn.
+
+    A row takes its share of one measurement: rows that are timed apart cannot be compared to a few percent.
+    """
+    seconds = _step_seconds(trials, batch_size, repeats)
+    return {
+        "relative_step_time": seconds[name] / np.median(seconds[reference]),
+        "step_milliseconds": 1000 * seconds[name],
+    }
+
+
+def _train_step(trial: Trial, batch_size: int) -> Callable[[], object]:
+    """One compiled step on noise, always from the same state."""
+    optimizer = make_optimizer(trial.recipe, steps_per_epoch=500)
+    images = jax.random.normal(jax.random.key(0), (batch_size, 32, 32, 3))
+    batch = train.Split(images, jnp.arange(batch_size))
+    state = train.init_state(trial, optimizer, jnp.int32(0), images)
+    options = train.CPU_CONVOLUTIONS if jax.default_backend() == "cpu" else None
+    step = jax.jit(functools.partial(train.train_step, trial, optimizer), compiler_options=options)
+    return lambda: jax.block_until_ready(step(state, batch, jax.random.key(1)))
