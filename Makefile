@@ -1,8 +1,8 @@
-# make demo: a first study in two minutes · make test · make lint · make bench
+# make demo: a first study in two minutes · make test · make test-torch · make lint · make bench
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-torch lint bench
 
 demo: .venv/installed
 	$(BIN)/python -m experiments run elu.fig_2_median_activation --data digits --epochs 60 --runs 3 --workdir workdir/demo
@@ -10,12 +10,15 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2
 
+test-torch: .venv/installed-dev .venv/installed-torch
+	$(BIN)/python -m pytest -n 2 tests/pytorch
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: .venv/installed-bench
+bench: .venv/installed-torch
 	$(BIN)/python benchmarks/mnist_mlp.py
 	$(BIN)/python benchmarks/networks.py
 
@@ -29,7 +32,7 @@ bench: .venv/installed-bench
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-# The CPU build of PyTorch, against which the benchmark measures.
-.venv/installed-bench: .venv/installed
-	$(BIN)/pip install --quiet torch==2.13.0
+# The CPU build of PyTorch, with which networks and benchmarks are compared. PyPI's for Linux brings CUDA with it.
+.venv/installed-torch: .venv/installed
+	$(BIN)/pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0
 	touch $@
