@@ -186,8 +186,8 @@ def ensemble_leaky_relu() -> Study:
             ),
         ),
         panels=(
-            Bars(metric="test_accuracy", label="test accuracy"),
-            Curves(metrics=("train_loss",), label="training cross-entropy (nats)", log=True),
+            Bars(metric="test_accuracy", label="test accuracy, 84 layers"),
+            Curves(metrics=("train_loss",), label="training cross-entropy (nats), 84 layers", log=True),
         ),
     )
 
@@ -222,8 +222,8 @@ def fig_2_all_linear() -> Study:
             ),
         ),
         panels=(
-            Curves(metrics=("test_accuracy",), label="test accuracy"),
-            Curves(metrics=("train_loss",), label="training cross-entropy (nats)", log=True),
+            Curves(metrics=("test_accuracy",), label="test accuracy, 38 layers"),
+            Curves(metrics=("train_loss",), label="training cross-entropy (nats), 38 layers", log=True),
         ),
     )
 
@@ -305,8 +305,8 @@ def table_2_preact_cifar10() -> Study:
             ),
         ),
         panels=(
-            Bars(metric="test_accuracy", label="test accuracy"),
-            Curves(metrics=("test_accuracy",), label="test accuracy"),
+            Bars(metric="test_accuracy", label="test accuracy, 62 layers"),
+            Curves(metrics=("test_accuracy",), label="test accuracy, 62 layers"),
         ),
     )
 
@@ -405,8 +405,8 @@ def section_3_preactivation_block() -> Study:
             ),
         ),
         panels=(
-            Bars(metric="test_accuracy", label="test accuracy"),
-            Curves(metrics=("train_loss",), label="training cross-entropy (nats)", log=True),
+            Bars(metric="test_accuracy", label="test accuracy, 62 layers"),
+            Curves(metrics=("train_loss",), label="training cross-entropy (nats), 62 layers", log=True),
         ),
     )
 

@@ -567,7 +567,7 @@ def table_3_computation_time() -> Measurement:
             *(
                 Bars(
                     metric="microseconds",
-                    label=f"{part}, µs per call on 2²⁰ numbers",
+                    label=f"{part}, compiled: µs per call on 2²⁰ numbers",
                     rows=tuple(label for label in measured.COMPILED_TIMES if part in label),
                 )
                 for part in measured.PARTS

@@ -79,6 +79,8 @@ class FallsFastest:
 
     @property
     def quantity(self) -> str:
+        if self.epochs == 1:
+            return f"{_words(self.metric)} after the first epoch"
         return f"{_words(self.metric)}, mean over the first {self.epochs} epochs"
 
 
@@ -176,10 +178,11 @@ def judge(stated: Stated, results: Results, rehearsal: Sequence[str] = ()) -> Ju
     rows = rows_of(claim)
     ended = {row: [run for run in results.get(row, ()) if run.status != "unfinished"] for row in rows}
     scores = {row: _scores(claim, ended[row]) for row in rows}
+    if missing := [row for row in rows if len(ended[row]) == 0]:
+        return Judgement(stated=stated, verdict=Verdict.NOT_RUN, finding=f"no finished run of {', '.join(missing)}")
     if missing := [row for row in rows if len(scores[row]) == 0]:
-        return Judgement(
-            stated=stated, verdict=Verdict.NOT_RUN, finding=f"no finished run of {', '.join(missing)}", p_value=None
-        )
+        verdict = Verdict.REHEARSAL if rehearsal else Verdict.UNDECIDED
+        return Judgement(stated=stated, verdict=verdict, finding=f"too few epochs in the runs of {', '.join(missing)}")
     match claim:
         case Diverges():
             decided, held, finding, p_value = _judge_failure(claim, scores[claim.row])

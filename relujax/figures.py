@@ -1,7 +1,9 @@
 """Figures of a study: one panel beside the other, rows by colour, mean line and std band over runs."""
 
 import io
-from collections.abc import Sequence
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 # Okabe & Ito's palette, told apart with any form of colour blindness, dark enough on white; then the line styles.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", ":", "-.")
+WIDTH, HEIGHT = 5.2, 4.0  # of a panel, inches
 
 
 def draw(study: Study | Measurement, results: Results) -> "Figure":
@@ -26,9 +29,10 @@ def draw(study: Study | Measurement, results: Results) -> "Figure":
 
     columns = min(len(study.panels), 3)
     lines = -(-len(study.panels) // columns)
-    figure = Figure(figsize=(max(5.2 * columns, 6.4), 4.0 * lines), layout="constrained")
+    width = max(WIDTH, 6.4 / columns)
+    figure = Figure(figsize=(width * columns, HEIGHT * lines), layout="constrained")
     parts = np.ravel(figure.subfigures(lines, columns, squeeze=False))
-    legends: list[tuple[Any, list]] = []
+    legends: list[tuple[Any, dict[str, Any]]] = []
     for part, panel in zip(parts, study.panels):
         if isinstance(panel, Images):
             _images(part, panel, results)
@@ -47,14 +51,26 @@ def draw(study: Study | Measurement, results: Results) -> "Figure":
                 _lines(axes, panel, results)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6)
-        legends.append((part, list(zip(*axes.get_legend_handles_labels()))))
-    names = [[label for _, label in entries] for _, entries in legends]
-    shared = len(names) > 1 and len(parts) == len(names) and all(own == names[0] for own in names)
+        axes.set_ylabel(textwrap.fill(axes.get_ylabel(), 34 if isinstance(panel, Bars) else 46))
+        entries = _legend(axes)
+        if not any(np.size(line.get_xdata()) for line in axes.get_lines()) and not axes.containers:
+            axes.text(0.5, 0.5, "nothing to show yet", transform=axes.transAxes, ha="center", color="gray")
+            entries = {}
+        legends.append((part, entries))
+    shared = len(study.panels) == len(legends) > 1 and len({tuple(entries) for _, entries in legends}) == 1
     for part, entries in [(figure, legends[0][1])] if shared else legends:
         if entries:
-            ncols = 4 if shared else 2
-            place = "outside lower center"
-            part.legend(*zip(*entries), loc=place, ncols=min(len(entries), ncols), frameon=False, fontsize=8)
+            longest = max(map(len, entries))
+            room = width * (columns if shared else 1)
+            columns_of_legend = max(1, min(len(entries), int(room / (0.055 * longest + 0.55)), 4))  # inches
+            part.legend(
+                list(entries.values()),
+                list(entries),
+                loc="outside lower center",
+                ncols=columns_of_legend,
+                frameon=False,
+                fontsize=8,
+            )
     return figure
 
 
@@ -75,21 +91,26 @@ def render(figure: "Figure", form: str) -> bytes:
 
 
 def _curves(axes: "Axes", panel: Curves, results: Results) -> None:
-    low, high = np.inf, -np.inf
+    from matplotlib.ticker import MaxNLocator
+
+    low, high, longest = np.inf, -np.inf, 1
     shown = {label: runs for label, runs in results.items() if not panel.rows or label in panel.rows}
-    for row, (label, runs) in enumerate(shown.items()):
-        colour = COLOURS[row % len(COLOURS)]
+    names = _names(shown, panel.label)
+    for label, (colour, style_of_row) in _looks(shown, results, styled=len(panel.metrics) == 1).items():
+        runs = shown[label]
         for position, metric in enumerate(panel.metrics):
+            style = STYLES[position] if position else style_of_row
+            named = _with_failures(names[label], runs) if position == 0 else None
             curves = _stack(runs, metric)
             if not len(curves):
+                if named and any(run.status == "diverged" for run in runs):  # seen in the legend at least
+                    axes.plot([], [], style, color=colour, linewidth=1.4, label=named)
                 continue
             epochs = np.arange(1, curves.shape[1] + 1)
+            longest = max(longest, len(epochs))
             middle = curves.mean(axis=0)
             spread = curves.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros_like(middle)
-            # Rows beyond the palette repeat its colours with another style, where the style is not taken by the metric.
-            style = STYLES[(position or row // len(COLOURS)) % len(STYLES)]
             marker = "o" if len(epochs) == 1 else None  # a line of one point cannot be seen
-            named = label if position == 0 else None
             axes.plot(epochs, middle, style, color=colour, linewidth=1.4, marker=marker, markersize=4, label=named)
             bottom = middle - spread
             if panel.log:  # a band that reaches zero has no lower edge on a logarithmic axis
@@ -97,15 +118,66 @@ def _curves(axes: "Axes", panel: Curves, results: Results) -> None:
             axes.fill_between(epochs, bottom, middle + spread, color=colour, alpha=0.18, linewidth=0)
             low, high = min(low, middle.min()), max(high, middle.max())
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if longest == 1:
+        axes.set_xlim(0.5, 1.5)
     axes.set_ylabel(_with_unit(panel.label, panel.metrics[0]))
     if panel.log and 0 < low < high < np.inf:
         axes.set_yscale("log")
+        _plain_numbers(axes.yaxis, few=high / low < 30)
     if len(panel.metrics) > 1:
         words = ", ".join(
             f"{name.replace('_', ' ')} {look}"
             for name, look in zip(panel.metrics, ("solid", "dashed", "dotted", "dash-dotted"))
         )
         axes.set_title(words, fontsize=9)
+
+
+def _looks(rows: Iterable[str], every_row: Iterable[str], *, styled: bool = True) -> dict[str, tuple[str, str]]:
+    """Row → (colour, line style): "ELU, 20" has the colour of all rows "ELU, …" of the figure and the style of ", 20".
+
+    Where there are more of either than can be told apart, or styles are taken (not `styled`), by the row's place.
+    """
+    parts = {row: re.split(r"(?=, | \+ )", row, maxsplit=1) for row in (*every_row, *rows)}
+    families = list(dict.fromkeys(family for family, *_ in parts.values()))
+    variants = list(dict.fromkeys("".join(parts[row][1:]) for row in rows))
+    if len(families) <= len(COLOURS) and len(variants) <= (len(STYLES) if styled else 1):
+        return {
+            row: (COLOURS[families.index(parts[row][0])], STYLES[variants.index("".join(parts[row][1:]))])
+            for row in rows
+        }
+    return {
+        row: (COLOURS[place % len(COLOURS)], STYLES[place // len(COLOURS) % len(STYLES)])
+        for place, row in enumerate(rows)
+    }
+
+
+def _names(rows: Iterable[str], label: str) -> dict[str, str]:
+    """Row → its name in a panel, without the parts that all its rows share and that its label says: ", 20 layers"."""
+    parts = {row: row.split(", ") for row in rows}
+    said = [part for part in next(iter(parts.values()), [])[1:] if re.search(rf"(?<!\w){re.escape(part)}(?!\w)", label)]
+    common = {part for part in said if all(part in own[1:] for own in parts.values())}
+    return {row: ", ".join([own[0], *(part for part in own[1:] if part not in common)]) for row, own in parts.items()}
+
+
+def _with_failures(name: str, runs: Sequence[RunResult]) -> str:
+    failed = sum(run.status == "diverged" for run in runs)
+    return f"{name} ({failed} of {len(runs)} diverged)" if failed else name
+
+
+def _legend(axes: "Axes") -> dict[str, Any]:
+    """Name → handle; the paper's series after our own."""
+    entries = {name: handle for handle, name in zip(*axes.get_legend_handles_labels())}
+    return dict(sorted(entries.items(), key=lambda entry: entry[0].endswith("(paper)")))
+
+
+def _plain_numbers(axis: Any, *, few: bool) -> None:
+    """0.02, 0.05, 0.1 … on a logarithmic axis, where the axis is too short for powers of ten to say much."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _stack(runs: Sequence[RunResult], metric: str) -> np.ndarray:
@@ -125,31 +197,40 @@ def _values(study: Study | Measurement, runs: Sequence[RunResult], metric: str) 
 
 
 def _bars(axes: "Axes", panel: Bars, study: Study | Measurement, results: Results) -> None:
+    """Bars from zero; shares, whose differences of a percent would not show there, as points beside the paper's."""
     labels = [label for label in study.labels if not panel.rows or label in panel.rows]
-    lowest = np.inf
+    names = _names(labels, panel.label)
+    printed = study.reported if panel.metric == study.metrics[0] else {}
+    as_points = is_share(panel.metric)
+    own = {"fmt": "o", "color": COLOURS[0], "markersize": 5, "capsize": 3}
+    theirs = {"fmt": "D", "color": COLOURS[1], "markersize": 5, "capsize": 3}
+    lowest = 0.0
     for place, label in enumerate(labels):
         values = _values(study, results.get(label, ()), panel.metric)
-        if len(values):
-            spread = statistics.std(values) if len(values) > 1 else None
+        spread = statistics.std(values) if len(values) > 1 else None
+        beside = 0.12 if as_points and label in printed else 0.0
+        if len(values) and as_points:
+            axes.errorbar(place - beside, np.mean(values), yerr=spread, **own)
+        elif len(values):
             axes.bar(place, np.mean(values), 0.7, yerr=spread, capsize=3, color=COLOURS[0], alpha=0.75)
-            lowest = min(lowest, float(np.min(values)))
-        number = study.reported.get(label)
-        if number is not None and panel.metric == study.metrics[0]:
-            error = number.std or None
-            axes.errorbar(place, number.mean, yerr=error, fmt="D", color=COLOURS[1], markersize=5, capsize=3)
-            lowest = min(lowest, number.mean)
-    axes.plot([], [], "s", color=COLOURS[0], alpha=0.75, label="ours")
-    if any(label in study.reported for label in labels) and panel.metric == study.metrics[0]:
+            lowest = min(lowest, np.mean(values))
+        if number := printed.get(label):
+            axes.errorbar(place + beside, number.mean, yerr=number.std or None, **theirs)
+    if any(label in printed for label in labels):
+        axes.plot([], [], "o" if as_points else "s", color=COLOURS[0], label="ours")
         axes.plot([], [], "D", color=COLOURS[1], label="paper")
-    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right", fontsize=8)
+    ticks = [_with_failures(names[label], results.get(label, ())) for label in labels]
+    axes.set_xticks(range(len(labels)), ticks, rotation=30, ha="right", fontsize=8)
+    axes.set_xlim(-0.6, len(labels) - 0.4)
     axes.set_ylabel(_with_unit(panel.label, panel.metric))
-    if is_share(panel.metric) and np.isfinite(lowest):  # differences of a percent would not show from zero on
-        axes.set_ylim(bottom=max(0.0, 0.9 * lowest))
+    if not as_points and lowest >= 0:
+        axes.set_ylim(bottom=0)
 
 
 def _by_depth(axes: "Axes", panel: ByDepth, study: Study | Measurement, results: Results) -> None:
-    for row, (name, places) in enumerate(panel.series.items()):
-        colour, style = COLOURS[row % len(COLOURS)], STYLES[row // len(COLOURS) % len(STYLES)]
+    looks = _looks(panel.series, results)
+    for name, places in panel.series.items():
+        colour, style = looks[name]
         found = {depth: _values(study, results.get(label, ()), panel.metric) for depth, label in places.items()}
         found = {depth: values for depth, values in sorted(found.items()) if len(values)}
         if found:
@@ -168,11 +249,11 @@ def _by_depth(axes: "Axes", panel: ByDepth, study: Study | Measurement, results:
 
 
 def _lines(axes: "Axes", panel: Lines, results: Results) -> None:
-    for row, (label, runs) in enumerate(results.items()):
+    for label, (colour, style) in _looks(results, results).items():
+        runs = results[label]
         if runs and panel.x in runs[0].unit_values and panel.y in runs[0].unit_values:
             x, y = (runs[0].unit_values[name][-1] for name in (panel.x, panel.y))
-            style = STYLES[row // len(COLOURS) % len(STYLES)]
-            axes.plot(x, y, style, color=COLOURS[row % len(COLOURS)], linewidth=1.5, label=label)
+            axes.plot(x, y, style, color=colour, linewidth=1.5, label=label)
     axes.set_xlabel(panel.horizontal)
     axes.set_ylabel(panel.label)
 
@@ -202,16 +283,18 @@ def _images(part: Any, panel: Images, results: Results) -> None:
 def _distribution(axes: "Axes", panel: Distribution, results: Results) -> None:
     """The share of units whose variance is at most x: zeros (units that never move) count, to the left of the axis."""
     axes.set_xscale("log")
-    for row, (label, runs) in enumerate(results.items()):
-        done = [run for run in runs if run.status == "done" and panel.probe in run.unit_values]
-        if not done:
+    for label, (colour, style) in _looks(results, results).items():
+        done = [run for run in results[label] if run.status == "done" and panel.probe in run.unit_values]
+        values = [variance_over_epochs(run, panel.probe, panel.of) for run in done]
+        values = [own for own in values if np.isfinite(own).all()]  # one epoch has no variance
+        if not values:
             continue
-        values = np.sort(np.concatenate([variance_over_epochs(run, panel.probe, panel.of) for run in done]))
+        values = np.sort(np.concatenate(values))
         still = np.mean(values == 0)
         share = np.arange(1, len(values) + 1) / len(values)
         name = f"{label} ({still:.0%} of units never move)" if still > 0 else label
         seen = values > 0
-        axes.plot(values[seen], share[seen], color=COLOURS[row % len(COLOURS)], linewidth=1.6, label=name)
+        axes.plot(values[seen], share[seen], style, color=colour, linewidth=1.6, label=name)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(panel.label)
     axes.set_ylabel("share of units with at most this variance")

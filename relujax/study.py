@@ -35,7 +35,7 @@ class Distribution:
 
 @dataclass(frozen=True, kw_only=True)
 class Bars:
-    """A panel with one bar per row, mean ± std over runs, and a mark where the paper prints a number."""
+    """A panel of one bar per row, for shares a point, mean ± std over runs, and the paper's number beside it."""
 
     metric: str
     label: str

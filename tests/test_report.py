@@ -10,7 +10,7 @@ import pytest
 from experiments import elu
 from relujax import figures, records, report
 from relujax.claims import Beats, Stated
-from relujax.study import Curves, Distribution, Reported
+from relujax.study import Bars, Curves, Distribution, Reported
 from relujax.trial import RunResult, describe
 
 HOSTILE = 'ELU <script>alert("x")</script> | 100 % & $\\_'
@@ -107,6 +107,42 @@ def test_a_figure_is_drawn_of_whatever_is_there(study):
     sixteen = {f"row {n}": [fabricated("r", n)] for n in range(16)}
     drawn = figures.draw(replace(study, panels=(Curves(metrics=("train_loss",), label="loss", log=True),)), sixteen)
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn.axes[0].get_lines()}) == 16
+
+
+def test_rows_of_one_kind_have_one_colour_in_all_panels_and_variants_another_style():
+    labels = ("ELU, 20", "ReLU, 20", "ELU, 56", "ReLU, 56", "ReLU + BN, 56")
+    looks = figures._looks(labels[2:], labels)
+    assert looks["ELU, 56"] == figures._looks(labels[:2], labels)["ELU, 20"]
+    assert looks["ELU, 56"][0] != looks["ReLU, 56"][0] == looks["ReLU + BN, 56"][0]
+    assert looks["ELU, 56"][1] == looks["ReLU, 56"][1] != looks["ReLU + BN, 56"][1]
+    assert len(set(figures._looks(labels, labels, styled=False).values())) == 5  # the style says which metric it is
+
+
+def test_a_name_leaves_out_what_all_rows_share_and_the_panel_says():
+    rows = ("ELU, 20", "ELU, 20, lr 0.01")
+    assert figures._names(rows, "loss, 20 layers") == {"ELU, 20": "ELU", "ELU, 20, lr 0.01": "ELU, lr 0.01"}
+    assert figures._names(rows, "loss, 200 layers") == dict(zip(rows, rows))
+    assert figures._names(("ELU", "ReLU"), "ELU and ReLU") == {"ELU": "ELU", "ReLU": "ReLU"}
+
+
+def test_a_figure_names_diverged_runs(study, results):
+    results = results | {"LReLU": [fabricated("LReLU", seed, "diverged") for seed in range(5)]}
+    drawn = figures.draw(replace(study, panels=study.panels[:1]), results)
+    names = [text.get_text() for legend in drawn.subfigs[0].legends for text in legend.get_texts()]
+    assert names[:3] == ["ReLU (1 of 5 diverged)", "LReLU (5 of 5 diverged)", "ELU"]
+
+
+def test_bars_start_at_zero_and_shares_are_points_beside_the_papers(study, results):
+    bars = (Bars(metric="test_error", label="test error"), Bars(metric="train_loss", label="loss"))
+    study = replace(study, panels=bars, metrics=("test_error", "train_loss"), reported={"ELU": Reported(4.0, 0.1)})
+    shares, losses = figures.draw(study, results).axes
+    assert not shares.patches and shares.get_xticklabels()[0].get_text() == "ReLU (1 of 5 diverged)"
+    assert len(losses.patches) == 4 and losses.get_ylim()[0] == 0
+
+
+def test_a_panel_without_anything_to_show_says_so(study):
+    drawn = figures.draw(study, {"ELU": [fabricated("ELU", 0, epochs=1)]})
+    assert [axes.texts[0].get_text() for axes in drawn.axes if axes.texts] == ["nothing to show yet"]
 
 
 def test_a_record_is_json_and_holds_every_run(study, results, tmp_path):

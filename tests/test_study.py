@@ -55,6 +55,14 @@ def test_too_few_runs_for_the_test_are_undecided_and_print_no_p(n):
     assert "p =" not in judgement.finding and "too few runs" in judgement.finding
 
 
+def test_runs_of_one_epoch_cannot_say_anything_of_variance():
+    stated = Stated(words="A varies less.", claim=LessVariance(row="A", others=("B",), probe="medians"))
+    one = [replace(run(seed, loss=[1.0]), unit_values={"medians": np.ones((1, 3))}) for seed in range(5)]
+    judgement = judge(stated, {"A": one, "B": one})
+    assert judgement.verdict is Verdict.UNDECIDED and judgement.finding == "too few epochs in the runs of A, B"
+    assert judge(stated, {"A": one, "B": one}, ["1 of 200 epochs"]).verdict is Verdict.REHEARSAL
+
+
 def test_a_row_without_finished_runs_is_not_run():
     judgement = judge(CLAIM, {"A": LOW, "B": [run(status="unfinished", loss=[1.0])]})
     assert judgement.verdict is Verdict.NOT_RUN and "B, C" in judgement.finding
