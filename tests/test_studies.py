@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from renew_golden import GOLDEN, every_trial
 
 from experiments import elu, proportional, resnet_elu, tanhexp
 from experiments.__main__ import STUDIES
@@ -19,7 +20,7 @@ from relujax.errors import InputError
 from relujax.recipe import make_optimizer
 from relujax.study import Bars, ByDepth, Curves, Distribution, Images, Lines, Measurement, Study, adapt
 from relujax.train import Split, init_state, probe, train_step
-from relujax.trial import Trial, describe, trial_id
+from relujax.trial import Trial, describe, differences, trial_id
 
 ENTRIES = {name: function() for name, function in STUDIES.items()}
 TRAINED = {name: entry for name, entry in ENTRIES.items() if isinstance(entry, Study)}
@@ -92,6 +93,24 @@ def alike(trial: Trial, *also: str) -> str:
     model = {name: value for name, value in description["model"].items() if name not in varied}
     data = {name: value for name, value in description["data"].items() if name != "name"}
     return json.dumps([description | {"model": model, "data": data}, batch_of(trial, 1).images.shape], sort_keys=True)
+
+
+def test_golden_studies_have_not_changed():
+    golden, now = json.loads(GOLDEN.read_text()), every_trial()
+    changes: dict[str, list[str]] = {}
+    for name in sorted({*golden["studies"], *now["studies"]}):
+        before, after = golden["studies"].get(name, {}), now["studies"].get(name, {})
+        for row in sorted({*before, *after}):
+            if row not in after or row not in before:
+                changes.setdefault("row is gone" if row in before else "row is new", []).append(f"{name}: {row}")
+            elif before[row] != after[row]:
+                fields = differences(now["trials"][after[row]], golden["trials"][before[row]])
+                changes.setdefault("; ".join(fields), []).append(f"{name}: {row}")
+    told = [f"{what}\n    in {len(where)} rows, such as {where[0]}" for what, where in changes.items()]
+    assert not told, "\n".join(
+        ["trials are not those of tests/golden/studies.json:", *told, "if so meant: python tests/renew_golden.py"]
+    )
+    assert golden == now
 
 
 def test_two_calls_give_equal_studies():
