@@ -15,7 +15,7 @@ from rich.text import Text
 from relujax import figures, records, statistics
 from relujax.claims import LEVEL, Epoch, Judgement, Results, judge, variance_over_epochs
 from relujax.measure import read_measurement
-from relujax.study import Measurement, Study, rehearsal_reasons
+from relujax.study import Bars, ByDepth, Curves, Measurement, Study, rehearsal_reasons
 from relujax.trial import RunResult, describe, differences, trial_id
 
 Entry = Study | Measurement
@@ -258,6 +258,7 @@ def _section(name: str, study: Entry, results: Results, figure: Mapping[str, byt
         "header": header,
         "rows": rows,
         "svg": svg[svg.find("<svg") :],  # without the XML prologue it can stand in a page
+        "averaged": any(isinstance(panel, Curves | Bars | ByDepth) for panel in study.panels),
         "judgements": judgements(study, results),
         "repeats": isinstance(study, Measurement),
         "runs": [

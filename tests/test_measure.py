@@ -103,6 +103,7 @@ def test_it_is_judged_and_reported_like_a_study(tmp_path):
     assert fast.split()[:5] == ["fast", "3.0", "±", "1.6", "5"] and "3.5 ± 0.5" in fast and "none printed" in slow
     page = report.write({"test.table_1": MEASUREMENT}, tmp_path).read_text()
     assert "n repeats" in page and "<svg" in page and "two maps" in page
+    assert "Mean over" not in page  # nothing in its panels is averaged
     assert (tmp_path / "report" / "test.table_1.png").exists()
 
 

@@ -82,6 +82,8 @@ def test_the_page_is_self_contained_and_says_what_a_reader_needs(study, results,
     note = elu.fig_2_median_activation.__doc__
     path = report.write({"fig": study}, tmp_path, notes={"fig": note})
     page = path.read_text()
+    assert "3 × not reproduced" in page.partition("<section")[0]
+    assert '<p class="note">About half an hour on 2 CPU cores.</p>' in page and "Mean over runs" in page
     assert not re.findall(r"""(?:src|href)=["'](?!#)|@import|url\((?!#)""", page)
     assert "<svg" in page and html.escape(study.question, quote=True).replace("&#x27;", "&#39;") in page
     assert "initializers is meant is not stated" in page  # the network's deviation
