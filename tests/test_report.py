@@ -1,4 +1,5 @@
 import html
+import inspect
 import json
 import re
 from dataclasses import replace
@@ -79,7 +80,7 @@ def test_names_are_escaped_in_markdown_latex_and_html(study, results, tmp_path, 
 
 def test_the_page_is_self_contained_and_says_what_a_reader_needs(study, results, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "read_results", lambda *args: results)
-    note = elu.fig_2_median_activation.__doc__
+    note = inspect.getdoc(elu.fig_2_median_activation)
     path = report.write({"fig": study}, tmp_path, notes={"fig": note})
     page = path.read_text()
     assert "3 × not reproduced" in page.partition("<section")[0]
