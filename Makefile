@@ -34,5 +34,5 @@ bench: .venv/installed-torch
 
 # The CPU build of PyTorch, with which networks and benchmarks are compared. PyPI's for Linux brings CUDA with it.
 .venv/installed-torch: .venv/installed
-	$(BIN)/pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0
+	$(BIN)/pip install --quiet torch==2.13.0
 	touch $@

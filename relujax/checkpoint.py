@@ -27,7 +27,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False, create=True)
-        self._directory = directory
+        self.directory = directory
         self._manager = ocp.CheckpointManager((directory / "checkpoints").absolute(), options=options)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
@@ -61,9 +61,9 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self._manager.save(step, args=ocp.args.StandardSave(state))
-        _seal(self._directory, step)
+        _seal(self.directory, step)
         kept = {str(step) for step in self._manager.all_steps()}
-        for path in (self._directory / "manifests").glob("*.json"):
+        for path in (self.directory / "manifests").glob("*.json"):
             if path.stem not in kept:
                 path.unlink()
 

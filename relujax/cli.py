@@ -60,6 +60,8 @@ class Run:
     precision: Literal["float32", "bf16"] = "float32"
     devices: int | None = None
     """Use so many devices (CPU: cores) instead of all."""
+    checkpoint_every: str = "5m"
+    """How much training may be lost when the machine is taken away, e.g. 30s, 5m, 1h."""
     tensorboard: bool = False
     """Also write TensorBoard events into each run's directory."""
 
@@ -129,6 +131,15 @@ def main(studies: Studies, arguments: list[str] | None = None) -> int:
         print("interrupted: the same command again goes on where this one was", file=sys.stderr)
         return PREEMPTED
     return 0
+
+
+def _seconds(duration: str) -> float:
+    """ "30s", "5m" or "1h" in seconds."""
+    number, unit = duration[:-1], duration[-1:]
+    scale = {"s": 1, "m": 60, "h": 3600}.get(unit)
+    if scale is None or not number.replace(".", "", 1).isdigit():
+        raise InputError(f"a duration is a number and s, m or h, e.g. 5m; got {duration!r}")
+    return float(number) * scale
 
 
 def _study(studies: Studies, name: str) -> Entry:
@@ -241,6 +252,7 @@ def _run(studies: Studies, command: Run) -> None:
         data_dir=command.data_dir,
         devices=command.devices,
         tensorboard=command.tensorboard,
+        checkpoint_every=_seconds(command.checkpoint_every),
         overrides=overrides,
     )
     Console().print(report.summary(study, results))

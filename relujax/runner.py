@@ -19,13 +19,14 @@ from relujax.data import GcnZca
 from relujax.environment import environment
 from relujax.errors import InputError, unknown
 from relujax.measure import measure
+from relujax.preemption import Preempted, noted_signals
 from relujax.progress import Reporter, progress, silent
 from relujax.sharding import batches_of_runs, everywhere, make_mesh, one_cpu_device_per_core, over_runs
 from relujax.study import Measurement, Study
 from relujax.train import Programs, Split, Streamed, TrainState, compile_programs
 from relujax.trial import RunResult, Trial, describe, trial_id
 
-CHECKPOINT_EVERY_SECONDS = 30.0
+CHECKPOINT_EVERY_SECONDS = 300.0
 
 
 def run(
@@ -37,6 +38,7 @@ def run(
     data_dir: str | Path | None = None,
     devices: int | None = None,
     tensorboard: bool = False,
+    checkpoint_every: float = CHECKPOINT_EVERY_SECONDS,
     overrides: Mapping[str, Any] | None = None,
 ) -> Results:
     """Trains every run of `study` (or of the rows in `only`) that `workdir` does not hold yet; returns all of them.
@@ -82,6 +84,7 @@ def run(
                     data_dir=data_dir,
                     devices=devices,
                     tensorboard=tensorboard,
+                    checkpoint_every=checkpoint_every,
                     label=label,
                     reporter=reporter,
                 )
@@ -105,6 +108,7 @@ def fit(
     data_dir: str | Path | None = None,
     devices: int | None = None,
     tensorboard: bool = False,
+    checkpoint_every: float = CHECKPOINT_EVERY_SECONDS,
     label: str = "",
     reporter: Reporter = silent,
 ) -> list[RunResult]:
@@ -125,6 +129,7 @@ def fit(
             data_dir=data_dir,
             devices=devices,
             tensorboard=tensorboard,
+            checkpoint_every=checkpoint_every,
             label=label,
             reporter=reporter,
         )
@@ -139,7 +144,7 @@ def fit(
         progressed: dict[int, list[int]] = {}
         for seed in pending:
             records.open_run(directories[seed], trial)
-            progressed.setdefault(_epochs_done(workdir, trial, seed), []).append(seed)
+            progressed.setdefault(newest(directories[seed]), []).append(seed)
         for start, group in sorted(progressed.items(), reverse=True):
             # Networks for images that no device holds fill a device each.
             alone = isinstance(parts["train"], Streamed)
@@ -147,7 +152,19 @@ def fit(
                 own = {seed: directories[seed] for seed in batch}
                 circumstances = environment(dataset, len(batch))
                 with jax.default_matmul_precision("highest"):
-                    _train(trial, own, start, parts, circumstances, workdir, devices, tensorboard, label, reporter)
+                    _train(
+                        trial,
+                        own,
+                        start,
+                        parts,
+                        circumstances,
+                        workdir,
+                        devices,
+                        tensorboard,
+                        checkpoint_every,
+                        label,
+                        reporter,
+                    )
     return [run for seed in seeds if (run := records.read_run(directories[seed], trial, seed)) is not None]
 
 
@@ -199,21 +216,27 @@ def _train(
     workdir: Path,
     devices: int | None,
     tensorboard: bool,
+    checkpoint_every: float,
     label: str,
     reporter: Reporter,
 ) -> None:
-    """Trains the runs of `directories` (seed → directory) together from epoch `start` to the end."""
+    """Trains the runs of `directories` (seed → directory) together from step `start` to the end.
+
+    Raises Preempted, with everything saved, soon after SIGTERM or Ctrl-C.
+    """
     mesh = make_mesh(len(directories), devices)
     train = _placed(parts["train"], mesh)
     # Where images are held out, the test images are read once, at the end.
     watched = "validation" if "validation" in parts else "test"
-    each_epoch = {watched: _placed(parts[watched], mesh)}
+    others = {watched: _placed(parts[watched], mesh)}
     programs = compile_programs(trial, mesh, train.images.shape, isinstance(train, Streamed))
     seeds = jax.device_put(np.array(list(directories), np.int32), over_runs(mesh))
     alive = dict(enumerate(directories.values()))
     epochs, steps = trial.recipe.length.count, len(train) // trial.recipe.batch_size
 
     with ExitStack() as stack:
+        stack.enter_context(records.locked(directories.values()))
+        asked = stack.enter_context(noted_signals())
         checkpoints = {run: Checkpoints(directory) for run, directory in alive.items()}
         boards = {}
         if tensorboard:
@@ -223,43 +246,50 @@ def _train(
             stack.callback(closing.close)
         states = _start(trial, programs, directories, start, checkpoints, workdir, seeds, train, mesh)
         for directory in alive.values():
-            records.keep_epochs(directory, start)
-        saved = time.monotonic()
-        for epoch in range(start + 1, epochs + 1):
-            begun = time.monotonic()
-            states, metrics = programs.epoch(states, seeds, train, each_epoch)
-            if epoch == epochs and watched == "validation":
-                test = programs.test(states, _placed(parts["test"], mesh))
-                metrics |= {f"test_{name}": value for name, value in test.items()}
-            metrics = jax.device_get(metrics)
-            step_losses = metrics.pop("step_losses")
-            seconds = (time.monotonic() - begun) / len(directories)
-            for run, directory in list(alive.items()):
-                if (step := _diverged_at(run, epoch, steps, step_losses, metrics)) is not None:
-                    _end(directory, circumstances, status="diverged", diverged_at_step=step)
-                    del alive[run]
-                    continue
-                own = {name: values[run] for name, values in metrics.items()}
-                scalars = {name: float(value) for name, value in own.items() if value.ndim == 0}
-                arrays = {name: value for name, value in own.items() if value.ndim > 0}
-                line = {"epoch": epoch, "step": epoch * steps, **scalars, "seconds": round(seconds, 4)}
-                records.append_epoch(directory, line, arrays)
-                for name, value in scalars.items() if boards else ():
-                    boards[run].add_scalar(name, value, epoch)
-            losses = [metrics["train_loss"][run] for run in alive]
-            reporter(
-                label,
-                runs=len(directories),
-                images=len(directories) * len(train),
-                loss=float(np.mean(losses)) if losses else float("nan"),
-            )
-            if not alive:
-                return
-            if epoch == epochs or time.monotonic() - saved > CHECKPOINT_EVERY_SECONDS:
+            records.keep_epochs(directory, start // steps)
+        saved = begun = time.monotonic()
+
+        def due() -> bool:
+            return asked.is_set() or time.monotonic() - saved > checkpoint_every
+
+        while alive:
+            states = programs.epoch(states, seeds, train, due)
+            for run, step in enumerate(np.asarray(states.diverged_at).tolist()):
+                if step and run in alive:
+                    _end(alive.pop(run), circumstances, status="diverged", diverged_at_step=step)
+            step = int(states.step[0])
+            epoch, into = divmod(step, steps)
+            if alive and not into:
+                if epoch == epochs and watched == "validation":
+                    others["test"] = _placed(parts["test"], mesh)
+                metrics = jax.device_get(programs.measure(states, train, others))
+                seconds = round((time.monotonic() - begun) / len(directories), 4)
+                begun = time.monotonic()
+                for run, directory in list(alive.items()):
+                    own = {name: values[run] for name, values in metrics.items()}
+                    if not all(np.isfinite(values).all() for values in own.values()):
+                        _end(alive.pop(run), circumstances, status="diverged", diverged_at_step=step)
+                        continue
+                    scalars = {name: float(value) for name, value in own.items() if value.ndim == 0}
+                    arrays = {name: value for name, value in own.items() if value.ndim > 0}
+                    line = {"epoch": epoch, "step": step, **scalars, "seconds": seconds}
+                    records.append_epoch(directory, line, arrays)
+                    for name, value in scalars.items() if boards else ():
+                        boards[run].add_scalar(name, value, epoch)
+                loss = float(np.mean([metrics["train_loss"][run] for run in alive])) if alive else float("nan")
+                reporter(label, runs=len(directories), images=len(directories) * len(train), loss=loss)
+            if epoch == epochs or due():
                 host = jax.device_get(states)
                 for run in alive:
-                    checkpoints[run].save(epoch, jax.tree.map(lambda leaf, run=run: leaf[run], host))
+                    own = jax.tree.map(lambda leaf, run=run: leaf[run], host)
+                    # From numbers that are none there is no going on; the next loss will tell.
+                    if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(own)):
+                        checkpoints[run].save(step, own)
                 saved = time.monotonic()
+            if epoch == epochs:
+                break
+            if asked.is_set():
+                raise Preempted
     for directory in alive.values():
         _end(directory, circumstances, status="done")
 
@@ -275,7 +305,7 @@ def _start(
     train: Split | Streamed,
     mesh: Mesh,
 ) -> TrainState:
-    """The states after epoch `start`: fresh ones, those of the checkpoints, or the weights of an earlier phase."""
+    """The states after step `start`: fresh ones, those of the checkpoints, or the weights of an earlier phase."""
     image = train.take(np.arange(1))  # only its shape counts
     if start > 0:
         return _restored(list(checkpoints.values()), start, jax.eval_shape(programs.init, seeds, image), mesh)
@@ -284,27 +314,17 @@ def _start(
         return states
     earlier = [Checkpoints(records.run_directory(workdir, trial.start_from, seed)) for seed in directories]
     like = jax.eval_shape(compile_programs(trial.start_from, mesh, train.images.shape).init, seeds, image)
-    before = _restored(earlier, trial.start_from.recipe.length.count, like, mesh)
+    before = _restored(earlier, newest(earlier[0].directory), like, mesh)
     for checkpoint in earlier:
         checkpoint.close()
     return replace(states, params=before.params, batch_stats=before.batch_stats)
 
 
-def _restored(checkpoints: Sequence[Checkpoints], epoch: int, like: TrainState, mesh: Mesh) -> TrainState:
-    """The states after `epoch`, stacked; `like` has their shapes and types with the leading run axis."""
+def _restored(checkpoints: Sequence[Checkpoints], step: int, like: TrainState, mesh: Mesh) -> TrainState:
+    """The states after `step`, stacked; `like` has their shapes and types with the leading run axis."""
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
-    restored = [own.restore(epoch, like) for own in checkpoints]
+    restored = [own.restore(step, like) for own in checkpoints]
     return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *restored), over_runs(mesh))
-
-
-def _diverged_at(
-    run: int, epoch: int, steps: int, step_losses: np.ndarray, metrics: Mapping[str, np.ndarray]
-) -> int | None:
-    """The first of this epoch's `steps` whose loss is not finite; the last where only a later number is not."""
-    bad = np.flatnonzero(~np.isfinite(step_losses[run]))
-    if bad.size:
-        return (epoch - 1) * steps + int(bad[0]) + 1
-    return None if all(np.isfinite(values[run]).all() for values in metrics.values()) else epoch * steps
 
 
 def _end(directory: Path, circumstances: Mapping[str, Any], **outcome: Any) -> None:
@@ -349,11 +369,11 @@ def _finished(workdir: Path, trial: Trial, seeds: Sequence[int]) -> bool:
 
 
 def _epochs_done(workdir: Path, trial: Trial, seed: int) -> int:
-    """Where the run goes on: all epochs once it has ended, else those of its newest checkpoint."""
+    """How many epochs of the run are behind it: all once it has ended, else those that it recorded."""
     directory = records.run_directory(workdir, trial, seed)
     if records.is_finished(directory):
         return trial.recipe.length.count
-    return newest(directory)
+    return len(records.read_history(directory))
 
 
 def _path(path: str | Path | None) -> Path | None:

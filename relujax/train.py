@@ -4,7 +4,7 @@ Every random number is a function of (seed, epoch or step, example), so a state 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -39,6 +39,8 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    sums: Metrics  # of the metrics of this epoch's steps so far
+    diverged_at: Array  # the first step (from 1) whose loss was no number, 0 before
 
 
 @struct.dataclass
@@ -86,9 +88,12 @@ def keys(seed: Array) -> tuple[Array, Array, Array]:
 def init_state(trial: Trial, optimizer: optax.GradientTransformation, seed: Array, images: Array) -> TrainState:
     """The state before the first step: the same initial weights for the same seed, whatever the activation."""
     init_key, _, _ = keys(seed)
-    variables = trial.model.init(init_key, as_evaluated(trial.data, images[:1]), train=False)
+    outputs, variables = trial.model.init_with_output(init_key, as_evaluated(trial.data, images[:1]), train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+    names = ("loss", *mistakes(trial.recipe, cast(Array, outputs), jnp.zeros(1, jnp.int32)))
+    zero = jnp.zeros((), jnp.int32)
+    sums = {name: jnp.zeros(()) for name in names}
+    return TrainState(zero, params, batch_stats, optimizer.init(params), sums, diverged_at=zero)
 
 
 def train_step(
@@ -113,22 +118,25 @@ def train_step(
     changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, changes)
     metrics = {"loss": loss} | jax.tree.map(jnp.mean, mistakes(trial.recipe, outputs, batch.labels))
-    return TrainState(state.step + 1, params, updates.get("batch_stats", {}), opt_state), metrics
+    state = replace(
+        state, step=state.step + 1, params=params, batch_stats=updates.get("batch_stats", {}), opt_state=opt_state
+    )
+    return state, metrics
 
 
 def train_epoch(
     trial: Trial, optimizer: optax.GradientTransformation, state: TrainState, seed: Array, images: Split
-) -> tuple[TrainState, Metrics]:
-    """One pass in a new order, as one scan; metrics of every step, (steps,).
+) -> TrainState:
+    """One pass in a new order, as one scan.
 
     The images that do not fill the last batch sit out; which ones differs from epoch to epoch.
     """
     order = epoch_order(trial, len(images), state, seed)
 
-    def step(state: TrainState, chosen: Array) -> tuple[TrainState, Metrics]:
-        return next_step(trial, optimizer, state, seed, images.take(chosen))
+    def step(state: TrainState, chosen: Array) -> tuple[TrainState, None]:
+        return next_step(trial, optimizer, len(order), state, seed, images.take(chosen)), None
 
-    return lax.scan(step, state, order)
+    return lax.scan(step, state, order)[0]
 
 
 def epoch_order(trial: Trial, count: int, state: TrainState, seed: Array) -> Array:
@@ -141,11 +149,16 @@ def epoch_order(trial: Trial, count: int, state: TrainState, seed: Array) -> Arr
 
 
 def next_step(
-    trial: Trial, optimizer: optax.GradientTransformation, state: TrainState, seed: Array, batch: Split
-) -> tuple[TrainState, Metrics]:
-    """The step that follows `state`; what it draws depends on the seed and the step alone."""
+    trial: Trial, optimizer: optax.GradientTransformation, steps: int, state: TrainState, seed: Array, batch: Split
+) -> TrainState:
+    """The step that follows `state` in an epoch of `steps`; what it draws depends on the seed and the step alone."""
     _, _, step_key = keys(seed)
-    return train_step(trial, optimizer, state, batch, jax.random.fold_in(step_key, state.step))
+    begins = state.step % steps == 0
+    before = state
+    state, metrics = train_step(trial, optimizer, state, batch, jax.random.fold_in(step_key, state.step))
+    sums = {name: jnp.where(begins, 0, before.sums[name]) + value for name, value in metrics.items()}
+    failed = (before.diverged_at == 0) & ~jnp.isfinite(metrics["loss"])
+    return replace(state, sums=sums, diverged_at=jnp.where(failed, state.step, before.diverged_at))
 
 
 def eval_step(trial: Trial, state: TrainState, batch: Split, weights: Array) -> Metrics:
@@ -196,8 +209,10 @@ class Programs:
     """A trial compiled for several runs at once; states, seeds and metrics carry a leading run axis."""
 
     init: Callable[[Array, Split], TrainState]  # seeds, an image or more of those to train on
-    epoch: Callable[..., tuple[TrainState, Metrics]]  # states (donated), seeds, train, others by name
-    test: Callable[..., Metrics]  # states, images
+    # States (donated), seeds, training images, and what is asked after each step whether to return early, if steps
+    # are taken one by one. Goes on to the end of the epoch, or to where every run has diverged.
+    epoch: Callable[[TrainState, Array, Any, Callable[[], bool]], TrainState]
+    measure: Callable[[TrainState, Any, Mapping[str, Any]], Metrics]  # states, training images, others by name
 
 
 def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], streamed: bool = False) -> Programs:
@@ -206,7 +221,8 @@ def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], str
     Of `streamed` splits, as of all where a convolution is trained on CPU, the host hands out batch by batch.
     """
     count, *image = train_shape
-    optimizer = make_optimizer(trial.recipe, count // trial.recipe.batch_size)
+    steps = count // trial.recipe.batch_size
+    optimizer = make_optimizer(trial.recipe, steps)
     # XLA's CPU backend runs the gradients of a convolution inside a loop by a naive method, many times slower.
     slow_in_loops = on_cpu(mesh) and is_convolutional(trial.model, (1, *input_shape(trial.data, tuple(image))))
 
@@ -217,38 +233,42 @@ def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], str
     def init(seed: Array, train: Split) -> TrainState:
         return init_state(trial, optimizer, seed, train.images)
 
-    def epoch(state: TrainState, seed: Array, train: Split, others: dict[str, Split]) -> tuple[TrainState, Metrics]:
-        state, steps = train_epoch(trial, optimizer, state, seed, train)
+    def measure(state: TrainState, train: Split, others: dict[str, Split]) -> Metrics:
         found = {part: evaluate(trial, state, images) for part, images in others.items()}
-        return state, _of_epoch(steps, found) | probe(trial, state, train)
+        return _of_epoch(state, steps, found) | probe(trial, state, train)
 
     if not (slow_in_loops or streamed):
+        whole = compiled(partial(train_epoch, trial, optimizer), shared=1, donated=(0,))
         return Programs(
             init=compiled(init, shared=1),
-            epoch=compiled(epoch, shared=2, donated=(0,)),
-            test=compiled(partial(evaluate, trial), shared=1),
+            epoch=lambda states, seeds, train, pause: whole(states, seeds, train),
+            measure=compiled(measure, shared=2),
         )
     order_of = compiled(partial(epoch_order, trial, count), shared=0)
-    one_step = compiled(partial(next_step, trial, optimizer), shared=0, donated=(0,))
+    one_step = compiled(partial(next_step, trial, optimizer, steps), shared=0, donated=(0,))
     sums_of = compiled(partial(eval_step, trial), shared=2)
     watched = compiled(partial(probe, trial), shared=1)
 
     def epoch_step_by_step(
-        states: TrainState, seeds: Array, train: Split | Streamed, others: Mapping[str, Split | Streamed]
-    ) -> tuple[TrainState, Metrics]:
-        order, here, steps = np.asarray(order_of(states, seeds)), _on_host(train), []
-        for step in range(order.shape[1]):
+        states: TrainState, seeds: Array, train: Split | Streamed, pause: Callable[[], bool]
+    ) -> TrainState:
+        order, here = np.asarray(order_of(states, seeds)), _on_host(train)
+        for step in range(int(states.step[0]) % steps, steps):
             batch = jax.device_put(here.take(order[:, step]), over_runs(mesh))
             # It was read while the step before was running; without this, batches would pile up on the device.
-            jax.block_until_ready(steps[-1:])
-            if steps and not np.isfinite(steps[-1]["loss"]).any():
-                break  # every run has diverged
-            states, metrics = one_step(states, seeds, batch)
-            steps.append(metrics)
-        together = jax.tree.map(lambda *values: np.stack(values, axis=1), *jax.device_get(steps))
-        metrics = _of_epoch(together, {part: evaluate_in_turn(states, images) for part, images in others.items()})
+            if np.asarray(states.diverged_at).all():
+                break
+            states = one_step(states, seeds, batch)
+            if pause():
+                break
+        return states
+
+    def measure_in_turn(states: TrainState, train: Split | Streamed, others: Mapping[str, Split | Streamed]) -> Metrics:
+        metrics = _of_epoch(states, steps, {part: evaluate_in_turn(states, images) for part, images in others.items()})
         seen = [len(train) if looker.images is None else looker.images for looker in trial.probes]
-        return states, metrics | (watched(states, here.take(np.arange(min(max(seen), len(train))))) if seen else {})
+        if seen:
+            metrics |= watched(states, _on_host(train).take(np.arange(min(max(seen), len(train)))))
+        return metrics
 
     def evaluate_in_turn(states: TrainState, images: Split | Streamed) -> Metrics:
         here, sums = _on_host(images), []
@@ -258,18 +278,17 @@ def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], str
             sums.append(sums_of(states, *batch))
         return jax.tree.map(lambda *values: np.sum(values, axis=0) / len(images), *jax.device_get(sums))
 
-    return Programs(init=compiled(init, shared=1), epoch=epoch_step_by_step, test=evaluate_in_turn)
+    return Programs(init=compiled(init, shared=1), epoch=epoch_step_by_step, measure=measure_in_turn)
 
 
 def _on_host(images: Split | Streamed) -> Split | Streamed:
     return images if isinstance(images, Streamed) else jax.tree.map(np.asarray, images)  # no copy on CPU
 
 
-def _of_epoch(steps: Mapping[str, Any], found: Mapping[str, Metrics]) -> Metrics:
-    """An epoch's metrics from those of its steps, (…, steps), and of the other splits."""
-    means = {f"train_{name}": values.mean(axis=-1) for name, values in steps.items()}
-    others = {f"{part}_{name}": value for part, values in found.items() for name, value in values.items()}
-    return means | {"step_losses": steps["loss"]} | others
+def _of_epoch(state: TrainState, steps: int, found: Mapping[str, Metrics]) -> Metrics:
+    """An epoch's metrics: means over its steps, and what was found on other splits."""
+    means = {f"train_{name}": value / steps for name, value in state.sums.items()}
+    return means | {f"{part}_{name}": value for part, values in found.items() for name, value in values.items()}
 
 
 def _each_run(mesh: Mesh, function: Callable, shared: int) -> Callable:

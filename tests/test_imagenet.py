@@ -265,8 +265,8 @@ def trained(trial, train, test, streamed):
     seeds = jax.device_put(np.arange(2), over_runs(mesh))
     states = programs.init(seeds, train.take(np.arange(1)))
     for _ in range(2):
-        states, metrics = programs.epoch(states, seeds, train, {"test": test})
-    return jax.device_get((states, metrics, programs.test(states, test)))
+        states = programs.epoch(states, seeds, train, lambda: False)
+    return jax.device_get((states, programs.measure(states, train, {"test": test})))
 
 
 def test_streamed_and_in_memory_training_give_the_same(imagenet):
@@ -277,7 +277,7 @@ def test_streamed_and_in_memory_training_give_the_same(imagenet):
     ours, theirs = trained(TRIAL, *streams, True), trained(TRIAL, *splits, False)
     assert ours[1].keys() == theirs[1].keys() >= {"test_top5_error", "median_activation", "train_loss"}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), ours, theirs)
-    assert ours[1]["step_losses"].shape == (2, 4)  # 24 images in batches of 5
+    assert ours[0].step.tolist() == [8, 8]  # 24 images in batches of 5, twice
 
 
 def test_streamed_evaluation_counts_each_image_once(imagenet):
@@ -287,15 +287,15 @@ def test_streamed_evaluation_counts_each_image_once(imagenet):
     test = Streamed(imagenet.test_images, imagenet.test_labels, transform)
     programs = compile_programs(trial, mesh, imagenet.train_images.shape, True)
     states = programs.init(jnp.array([3]), test.take(np.arange(1)))
-    found = programs.test(states, test)
+    found = programs.measure(states, test, {"test": test})
     pixels = imagenet.test_images / 255 - imagenet.train_images.mean(0) / 255
     params = jax.tree.map(lambda leaf: leaf[0], states.params)
     logits = trial.model.apply({"params": params}, jnp.float32(pixels[:, 116:140, 116:140]), train=False)
     log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
     rank = (log_p > log_p[np.arange(7), imagenet.test_labels][:, None]).sum(1)
-    np.testing.assert_allclose(found["loss"], [-log_p[np.arange(7), imagenet.test_labels].mean()], rtol=1e-5)
-    np.testing.assert_allclose(found["error"], [(rank > 0).mean()], rtol=1e-6)
-    np.testing.assert_allclose(found["top5_error"], [(rank > 4).mean()], rtol=1e-6)
+    np.testing.assert_allclose(found["test_loss"], [-log_p[np.arange(7), imagenet.test_labels].mean()], rtol=1e-5)
+    np.testing.assert_allclose(found["test_error"], [(rank > 0).mean()], rtol=1e-6)
+    np.testing.assert_allclose(found["test_top5_error"], [(rank > 4).mean()], rtol=1e-6)
 
 
 def test_a_convolutional_net_trains_with_images_held_out(data_dir, tmp_path):

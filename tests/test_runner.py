@@ -68,7 +68,6 @@ class Killed(BaseException):
 
 
 def test_a_run_killed_between_checkpoints_goes_on_and_ends_the_same(uninterrupted, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "CHECKPOINT_EVERY_SECONDS", 0.0)
     append, calls = records.append_epoch, []
 
     def append_until_killed(*args):
@@ -79,7 +78,7 @@ def test_a_run_killed_between_checkpoints_goes_on_and_ends_the_same(uninterrupte
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(records, "append_epoch", append_until_killed)
-        runner.fit(TRIAL, seeds=(0, 1), workdir=tmp_path)
+        runner.fit(TRIAL, seeds=(0, 1), workdir=tmp_path, checkpoint_every=0)
     directory = records.run_directory(tmp_path, TRIAL, 0)
     assert len(records.read_history(directory)) == 3 and not records.is_finished(directory)
     with (directory / "metrics.jsonl").open("a") as file:
@@ -114,10 +113,10 @@ def test_a_diverged_run_is_marked_with_its_step_and_the_others_go_on(uninterrupt
     def with_one_bad_loss(*args):
         programs = compile_programs(*args)
 
-        def epoch(states, seeds, train, others):
-            states, metrics = programs.epoch(states, seeds, train, others)
-            bad = (states.step == 2 * 19)[:, None] & (seeds == 1)[:, None] & (jnp.arange(19) == 6)
-            return states, metrics | {"step_losses": jnp.where(bad, jnp.nan, metrics["step_losses"])}
+        def epoch(states, seeds, train, pause):
+            states = programs.epoch(states, seeds, train, pause)
+            bad = (states.step == 2 * 19) & (seeds == 1)
+            return replace(states, diverged_at=jnp.where(bad, 19 + 7, states.diverged_at))
 
         return replace(programs, epoch=epoch)
 
