@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from rich.box import SIMPLE
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from relujax import figures, records, statistics
@@ -105,7 +105,7 @@ def judgements(study: Entry, results: Results) -> list[Judgement]:
 def summary(study: Entry, results: Results) -> Group:
     """What the terminal shows after a run: the table, then each claim with its verdict and the numbers behind it."""
     header, rows = table_cells(study, results)
-    grid = Table(*header, box=SIMPLE)
+    grid = Table(Column(header[0], no_wrap=True), *header[1:], box=SIMPLE)
     for cells in rows:
         grid.add_row(*map(Text, cells))
     parts: list[Text | Table] = [Text(f"{study.source}: {study.question}", style="bold")]
@@ -330,13 +330,15 @@ def _spread(values: Sequence[float], metric: str) -> str:
 
 
 def _count(study: Entry, runs: Sequence[RunResult]) -> str:
-    """ "5/5", or "4/5, 1 diverged at step 123"; of a measurement the number of repeats."""
+    """ "5/5", or "3/5, 2 diverged at steps 12 to 99"; of a measurement the number of repeats."""
     if isinstance(study, Measurement):
         return str(len(runs))
     done = sum(run.status == "done" for run in runs)
-    steps = [str(run.diverged_at_step) for run in runs if run.status == "diverged"]
-    failed = f", {len(steps)} diverged at step {', '.join(steps)}" if steps else ""
-    return f"{done}/{study.runs}{failed}"
+    steps = sorted(run.diverged_at_step or 0 for run in runs if run.status == "diverged")
+    if not steps:
+        return f"{done}/{study.runs}"
+    where = f"step {steps[0]}" if steps[0] == steps[-1] else f"steps {steps[0]} to {steps[-1]}"
+    return f"{done}/{study.runs}, {len(steps)} diverged at {where}"
 
 
 def _short(value: float) -> float:
