@@ -2,7 +2,7 @@
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,26 +172,54 @@ def write_record(study: Entry, name: str, results: Results, directory: Path) -> 
     return path
 
 
-def results_table(directory: Path) -> str:
-    """Every record in `directory` as one Markdown table: what was asked, what came out, how sure, on what."""
+def results_table(directory: Path, studies: Mapping[str, Entry]) -> str:
+    """The records of real runs in `directory` as a Markdown table: what was claimed, what came out, how sure."""
     lines = ["| study | claim | verdict | p | runs | hours | figure |", "|" + " --- |" * 7]
-    for path in sorted(directory.glob("*.json")):
-        found = records.read_json(path)
-        runs = [run for row in found["rows"].values() for run in row["runs"]]
-        hours = sum(sum(run["curves"]["seconds"]) for run in runs) / 3600
+    for path, found, runs in _recorded(directory):
         for position, claim in enumerate(found["claims"]):
-            first = position == 0
-            cells = [
-                _markdown(found["source"]) if first else "",
-                _markdown(claim["words"]),
-                claim["verdict"],
-                NOTHING if claim["p"] is None else f"{claim['p']:.2g}",
-                str(len(runs)) if first else "",
-                f"{hours:.1f}" if first else "",
-                f"[figure]({directory.name}/{path.stem}.png)" if first else "",
-            ]
+            p_value = NOTHING if claim["p"] is None else f"{claim['p']:.2g}"
+            cells = ["", _markdown(claim["words"]), claim["verdict"], p_value, "", "", ""]
+            if position == 0:
+                picture = path.with_suffix(".png")
+                hours = sum(sum(run["curves"].get("seconds", ())) for run in runs) / 3600
+                cells[0] = _markdown(found["source"]) + _if_outdated(found, studies)
+                cells[4:] = [str(len(runs)), f"{hours:.1f}", f"[figure](results/{picture.name})"]
+                cells[6] = cells[6] if picture.exists() else NOTHING
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def rehearsals_table(directory: Path, studies: Mapping[str, Entry]) -> str:
+    """The records of shortened runs and stand-in data in `directory`: what was seen, and why it is no verdict."""
+    lines = ["| study | why a rehearsal | seen |", "|" + " --- |" * 3]
+    for _, found, _ in _recorded(directory):
+        seen = [claim["finding"] for claim in found["claims"] if not claim["finding"].startswith("no finished run")]
+        for position, finding in enumerate(seen):
+            first = [
+                _markdown(found["source"]) + _if_outdated(found, studies),
+                _markdown("; ".join(found["rehearsal"])),
+            ]
+            lines.append("| " + " | ".join([*(first if position == 0 else ["", ""]), _markdown(finding)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _recorded(directory: Path) -> Iterator[tuple[Path, Mapping[str, Any], Sequence[Mapping[str, Any]]]]:
+    """Path, content and runs of every record."""
+    for path in sorted(directory.glob("*.json")):
+        found = records.read_json(path)
+        yield path, found, [run for row in found["rows"].values() for run in row["runs"]]
+
+
+def _if_outdated(found: Mapping[str, Any], studies: Mapping[str, Entry]) -> str:
+    """Says of a record whether it was made by another version of its study."""
+    study = studies.get(found["study"])
+    if study is None:
+        return " (a study that is gone)"
+    if found["rehearsal"] or not isinstance(study, Study):
+        return ""
+    now = {label: trial_id(trial) for label, trial in study.trials.items()}
+    then = {label: row.get("trial_id") for label, row in found["rows"].items()}
+    return "" if now == then else " (another version of the study)"
 
 
 def record(study: Entry, name: str, results: Results) -> dict[str, Any]:

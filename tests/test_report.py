@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import elu
+from experiments.__main__ import STUDIES
 from relujax import figures, records, report
 from relujax.claims import Beats, Stated
 from relujax.study import Bars, Curves, Distribution, Reported
@@ -160,7 +161,20 @@ def test_a_record_is_json_and_holds_every_run(study, results, tmp_path):
     assert (tmp_path / "fig.svg").exists()
 
 
-def test_the_readme_shows_the_recorded_results():
+@pytest.mark.parametrize("folder, table", [("results", report.results_table), ("rehearsals", report.rehearsals_table)])
+def test_the_readme_shows_the_recorded_results(folder, table):
     root = Path(__file__).parents[1]
-    shown = (root / "README.md").read_text().partition("<!-- results -->\n")[2].partition("<!-- /results -->")[0]
-    assert shown == report.results_table(root / "results")
+    directory = root / "results" if folder == "results" else root / "results" / folder
+    shown = (root / "README.md").read_text().partition(f"<!-- {folder} -->\n")[2].partition(f"<!-- /{folder} -->")[0]
+    assert shown == table(directory, {name: study() for name, study in STUDIES.items()})
+
+
+def test_a_record_of_another_version_is_shown_as_such(study, results, tmp_path):
+    report.write_record(study, "fig", results, tmp_path)
+    assert "another version" not in report.results_table(tmp_path, {"fig": study})
+    trial = study.trials["ELU"]
+    changed = replace(trial, recipe=replace(trial.recipe, batch_size=32))
+    assert "(another version of the study)" in report.results_table(
+        tmp_path, {"fig": replace(study, trials=study.trials | {"ELU": changed})}
+    )
+    assert "(a study that is gone)" in report.results_table(tmp_path, {})
