@@ -1,7 +1,9 @@
 """The command line: list · show · run · report · data. It owns nothing; every command is one public call."""
 
 import inspect
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +113,9 @@ def studies_of(*modules: ModuleType) -> dict[str, Callable[[], Entry]]:
 
 def main(studies: Studies, arguments: list[str] | None = None) -> int:
     """Runs one command; 0 done, 2 bad input (one line says which), 3 interrupted (the same command goes on)."""
+    # Whoever takes the machine away sends SIGTERM; before training has begun it is as good as Ctrl-C.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     command = tyro.cli(Command, args=arguments, prog="python -m experiments", description="The papers' studies.")
     try:
         match command:
