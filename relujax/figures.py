@@ -120,7 +120,7 @@ def _curves(axes: "Axes", panel: Curves, results: Results) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if longest == 1:
-        axes.set_xlim(0.5, 1.5)
+        axes.set_xticks([1])
     axes.set_ylabel(_with_unit(panel.label, panel.metrics[0]))
     if panel.log and 0 < low < high < np.inf:
         axes.set_yscale("log")
