@@ -1,14 +1,17 @@
-# make demo: a first study in two minutes · make test · make test-torch · make lint · make bench
+# make demo: a first study in two minutes · make test · make test-slow · make test-torch · make lint · make bench
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-torch lint bench
+.PHONY: demo test test-slow test-torch lint bench
 
 demo: .venv/installed
 	$(BIN)/python -m experiments run elu.fig_2_median_activation --data digits --epochs 60 --runs 3 --workdir workdir/demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2
+
+test-slow: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 -m slow
 
 test-torch: .venv/installed-dev .venv/installed-torch
 	$(BIN)/python -m pytest -n 2 tests/pytorch

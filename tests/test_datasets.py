@@ -225,6 +225,7 @@ def needs_real(name):
     return pytest.mark.skipif(not present, reason=f"no {name} in {REAL}; set RELUJAX_TEST_DATA")
 
 
+@pytest.mark.slow
 @needs_real("mnist")
 def test_real_mnist_in_record_order_and_canonical_order(monkeypatch):
     arrays = decode("mnist", datasets.records_dir("mnist", REAL))
@@ -239,6 +240,7 @@ def test_real_mnist_in_record_order_and_canonical_order(monkeypatch):
         check("mnist", arrays, where="here")
 
 
+@pytest.mark.slow
 @needs_real("cifar10")
 def test_recompressed_cifar10_is_labelled(tmp_path):
     arrays = decode("cifar10", datasets.records_dir("cifar10", REAL))
