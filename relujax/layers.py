@@ -9,7 +9,7 @@ Deviation: BatchNorm's running variance is that of the batch, as in MXNet and Ke
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -119,9 +119,19 @@ def pad_shortcut(x: Array, filters: int, stride: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, filters - x.shape[-1])))
 
 
-def max_pool(x: Array, window: int = 2, stride: int = 2, padding: str = "VALID") -> Array:
-    """The largest of every window×window pixels."""
-    return nn.max_pool(x, (window, window), (stride, stride), padding)
+def max_pool(x: Array, padding: Literal["VALID", "SAME"] = "VALID") -> Array:
+    """The largest of every 2×2 pixels, (N, H, W, C) → (N, H/2, W/2, C); the gradient goes to the first of equal ones.
+
+    H and W are rounded down, with "SAME" up. Two comparisons: on CPU the gradient of XLA's own pooling takes 20 times
+    as long.
+    """
+    for axis in (2, 1):
+        if padding == "SAME" and x.shape[axis] % 2:
+            x = jnp.pad(x, [(0, int(i == axis)) for i in range(4)], constant_values=-jnp.inf)
+        end = x.shape[axis] // 2 * 2
+        first, second = (lax.slice_in_dim(x, start, end, 2, axis) for start in (0, 1))
+        x = jnp.where((first >= second) | jnp.isnan(first), first, second)
+    return x
 
 
 def global_average_pool(x: Array) -> Array:

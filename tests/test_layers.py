@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from relujax.activations import ACTIVATIONS, PReLU, relu, tanhexp
 from relujax.errors import InputError
-from relujax.layers import Activation, count_layers, count_parameters, count_sites, ratio, watch
+from relujax.layers import Activation, count_layers, count_parameters, count_sites, max_pool, ratio, watch
 from relujax.models.mlp import MLP, Autoencoder
 
 IMAGES = (2, 28, 28, 1)
@@ -102,3 +102,18 @@ def test_bf16_computes_in_bf16_with_float32_parameters_and_logits():
 def test_an_input_that_is_no_image_is_refused_with_its_shape():
     with pytest.raises(InputError, match=r"\(N, H, W, C\).*\(2, 784\)"):
         MLP(depth=2, width=8, num_classes=10, activation="elu").init(jax.random.key(0), jnp.ones((2, 784)), train=False)
+
+
+@pytest.mark.parametrize("padding, size", [("VALID", 7), ("SAME", 7), ("SAME", 8)])
+def test_pooling_is_that_of_flax_with_its_gradient_equal_pixels_included(padding, size):
+    rounded = jnp.round(2 * jax.random.normal(jax.random.key(0), (2, size, size, 3)))  # many are equal
+    towards = jax.random.normal(jax.random.key(1), (2, *2 * ((size + (padding == "SAME")) // 2,), 3))
+    ours, our_gradient = jax.vjp(lambda x: max_pool(x, padding), rounded)
+    theirs, their_gradient = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2), padding), rounded)
+    assert np.array_equal(ours, theirs)
+    assert np.array_equal(our_gradient(towards)[0], their_gradient(towards)[0])
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_pooling_hides_no_nan(place):
+    assert np.isnan(max_pool(jnp.ones(4).at[place].set(jnp.nan).reshape(1, 2, 2, 1))).all()
