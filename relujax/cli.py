@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from relujax import datasets, records
 from relujax.data import input_shape
-from relujax.errors import InputError, unknown
+from relujax.errors import InputError, need, unknown
 from relujax.study import Measurement, Study, adapt
 from relujax.trial import describe
 
@@ -240,6 +240,7 @@ def _flat(value: object, path: str = "") -> Iterator[tuple[str, str]]:
 def _run(studies: Studies, command: Run) -> None:
     from relujax import report, runner
 
+    need("matplotlib", "jinja2", extra="report")  # before training, not after
     overrides = {
         "epochs": command.epochs,
         "runs": command.runs,

@@ -32,7 +32,7 @@ from relujax.datasets import (
     records_dir,
     sweep,
 )
-from relujax.errors import InputError, unknown
+from relujax.errors import InputError, need, unknown
 
 Columns = dict[str, np.ndarray]  # images and, named as in TFDS, every label
 NAMES = tuple(name for name, facts in DATASETS.items() if name != "digits" and not facts.by_hand)
@@ -61,6 +61,7 @@ class Source:
 
 def sources(name: str) -> tuple[Source, ...]:
     """What TFDS has registered for its builder of `name`: lines of url, size, SHA-256, file name."""
+    need("tensorflow_datasets", extra="data")
     # The builder classes themselves need TensorFlow.
     registry = importlib.resources.files("tensorflow_datasets") / "url_checksums" / f"{name}.txt"
     rows = [line.split("\t") for line in registry.read_text().splitlines() if line.strip()]

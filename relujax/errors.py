@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 class InputError(ValueError):
@@ -22,3 +23,10 @@ def check_choice(kind: str, name: str, valid: Iterable[str]) -> None:
     """Refuses a `name` that is none of the valid ones."""
     if name not in (valid := tuple(valid)):
         raise unknown(kind, name, valid)
+
+
+def need(*modules: str, extra: str) -> None:
+    """Refuses, with the command that installs them, where a module of an optional part of relujax is missing."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise InputError(f"this needs {module}, which is not installed: pip install 'relujax[{extra}]'")

@@ -10,6 +10,7 @@ import numpy as np
 
 from relujax import statistics
 from relujax.claims import Results, variance_over_epochs
+from relujax.errors import need
 from relujax.study import Bars, ByDepth, Curves, Distribution, Images, Lines, Measurement, Study
 from relujax.trial import RunResult
 
@@ -25,6 +26,7 @@ WIDTH, HEIGHT = 5.2, 4.0  # of a panel, inches
 
 def draw(study: Study | Measurement, results: Results) -> "Figure":
     """The study's panels as one Matplotlib figure, three to a line; one legend where they show the same rows."""
+    need("matplotlib", extra="report")
     from matplotlib.figure import Figure
 
     columns = min(len(study.panels), 3)

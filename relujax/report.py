@@ -14,6 +14,7 @@ from rich.text import Text
 
 from relujax import figures, records, statistics
 from relujax.claims import LEVEL, Epoch, Judgement, Results, judge, variance_over_epochs
+from relujax.errors import need
 from relujax.measure import read_measurement
 from relujax.study import Bars, ByDepth, Curves, Measurement, Study, rehearsal_reasons
 from relujax.trial import RunResult, describe, differences, trial_id
@@ -120,6 +121,7 @@ def summary(study: Entry, results: Results) -> Group:
 
 def write(studies: Mapping[str, Entry], workdir: Path, notes: Mapping[str, str] | None = None) -> Path:
     """Writes report/<study>.{svg,png,md,tex}, and report.html and report.md over all; returns the page's path."""
+    need("jinja2", extra="report")
     import jinja2
 
     sections, pages = [], []
