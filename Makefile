@@ -1,8 +1,8 @@
-# make demo: a first study in two minutes · make test · make test-slow · make test-torch · make lint · make bench
+# make demo: a first study in two minutes · make test · make test-slow · make test-torch · make lint · make bench · make docs
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-torch lint bench
+.PHONY: demo test test-slow test-torch lint bench docs
 
 demo: .venv/installed
 	$(BIN)/python -m experiments run elu.fig_2_median_activation --data digits --epochs 60 --runs 3 --workdir workdir/demo
@@ -25,14 +25,22 @@ bench: .venv/installed-torch
 	$(BIN)/python benchmarks/mnist_mlp.py
 	$(BIN)/python benchmarks/networks.py
 
-.venv/installed: requirements.txt pyproject.toml
+docs: .venv/installed-docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+.venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable '.[data,report]'
 	touch $@
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@
 
 # The CPU build of PyTorch, with which networks and benchmarks are compared. PyPI's for Linux brings CUDA with it.
