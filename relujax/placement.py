@@ -11,6 +11,9 @@ first again when it ends: ((False,), (True,)) on single layers is 2:1, and ((Fal
 | basic block of `PreActResNet` | before conv1, before conv2 |
 | bottleneck block of `PreActResNet` | before conv1, before conv2, before conv3 |
 | merge-and-run block of `DFNMR` | inside line a, inside line b, after the sum of a, after the sum of b |
+
+Deviation: type 3 and the mixes of merge-and-run blocks are drawn in figures only; type 3 drops what types 1 and 2 drop,
+a mix repeats the three types in turn.
 """
 
 from relujax.errors import InputError
@@ -34,7 +37,6 @@ BOTTLENECK_TYPE_3: Placement = ((True, True, False),)
 
 # Merge-and-run blocks (Fig. 5 there; "Training Better CNNs", Figs. 5 and 10): type 1 drops the ReLU after the sum of
 # one line, type 2 the one inside one line.
-# Deviation: type 3 and the mixes are drawn in figures only; type 3 drops both, a mix repeats the three types in turn.
 TYPE_1: Placement = ((True, True, False, True),)
 TYPE_2: Placement = ((False, True, True, True),)
 TYPE_3: Placement = ((False, True, False, True),)

@@ -315,9 +315,13 @@ def deviations(study: Entry, note: str = "") -> list[str]:
     for trial in study.trials.values() if isinstance(study, Study) else ():
         texts.append(importlib.import_module(type(trial.model).__module__).__doc__ or "")
         texts += [type(part).__doc__ or "" for part in (trial.model, *trial.probes)]
-    paragraph = re.compile(r"Deviation: (.+?)(?=\n\s*\n|\n\s*Deviation:|\Z)", re.S)
-    found = [match for text in texts for match in paragraph.findall(text)]
-    return list(dict.fromkeys(" ".join(each.split()) for each in found))
+    return list(dict.fromkeys(each for text in texts for each in deviations_in(text)))
+
+
+def deviations_in(docstring: str) -> list[str]:
+    """The `Deviation:` paragraphs of one docstring, each on one line."""
+    found = re.findall(r"Deviation: (.+?)(?=\n\s*\n|\n\s*Deviation:|\Z)", docstring, re.S)
+    return [" ".join(each.split()) for each in found]
 
 
 def _figure(study: Entry, results: Results) -> dict[str, bytes]:
