@@ -5,10 +5,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.box import SIMPLE
@@ -17,8 +18,9 @@ from rich.progress import TaskID
 from rich.table import Column, Table
 
 from relujax import datasets, records
-from relujax.data import input_shape
+from relujax.data import Data, input_shape
 from relujax.errors import InputError, need, unknown
+from relujax.from_tfds import from_tfds
 from relujax.study import Measurement, Study, adapt
 from relujax.trial import describe
 
@@ -54,7 +56,7 @@ class Run:
     runs: int | None = None
     """Seeds per row instead of the study's."""
     data: str | None = None
-    """Another dataset, e.g. digits, which needs no download (a rehearsal)."""
+    """Another dataset, e.g. digits, which needs no download, or any that TFDS prepared, e.g. beans@64 (a rehearsal)."""
     data_dir: Path | None = None
     """A TFDS data directory; default: $RELUJAX_DATA or ~/.cache/relujax/data."""
     only: tuple[str, ...] = ()
@@ -198,7 +200,7 @@ def _show_trials(study: Study, console: Console) -> None:
     if study.reported:
         table.add_column("paper")
     for label, trial in study.trials.items():
-        images = (1, *input_shape(trial.data, datasets.DATASETS[trial.data.name].shape))
+        images = (1, *input_shape(trial.data, datasets.facts_of(trial.data).shape))
         layers, sites = ratio(trial.model, images)
         cells = [described[label].get(field, "") for field in varying]
         cells += [f"{count_parameters(trial.model, images):,}", str(layers), str(sites)]
@@ -239,9 +241,11 @@ def _flat(value: object, path: str = "") -> Iterator[tuple[str, str]]:
 
 def _run(studies: Studies, command: Run) -> None:
     from relujax import report, runner
+    from relujax.environment import keep_compiled_programs
 
+    keep_compiled_programs()
     need("matplotlib", "jinja2", extra="report")  # before training, not after
-    overrides = {
+    overrides: dict[str, Any] = {
         "epochs": command.epochs,
         "runs": command.runs,
         "data": command.data,
@@ -249,6 +253,7 @@ def _run(studies: Studies, command: Run) -> None:
     }
     study = _study(studies, command.study)
     if isinstance(study, Study):
+        overrides["data"] = _images(command)
         study = adapt(study, **overrides)
     results = runner.run(
         study,
@@ -259,10 +264,18 @@ def _run(studies: Studies, command: Run) -> None:
         devices=command.devices,
         tensorboard=command.tensorboard,
         checkpoint_every=_seconds(command.checkpoint_every),
-        overrides=overrides,
+        overrides=overrides | {"data": describe(overrides["data"])},
     )
     Console().print(report.summary(study, results))
     _write_report(studies, command.workdir)
+
+
+def _images(command: Run) -> str | Data | None:
+    """The dataset that was named, where it is not one of the papers' as TFDS has prepared it."""
+    if command.data is None or command.data in datasets.DATASETS:
+        return command.data
+    with _bars() as show:
+        return from_tfds(command.data, command.data_dir, show)
 
 
 def _report(studies: Studies, command: Report) -> None:
@@ -304,25 +317,39 @@ def _as_run(studies: Studies, name: str, workdir: Path) -> Entry | None:
     if isinstance(study, Measurement):
         return study if records.read_measured_rows(workdir, name, study.labels) else None
     noted = records.read_study(workdir, name)
-    return None if noted is None else adapt(study, **noted["overrides"])
+    if noted is None:
+        return None
+    overrides = noted["overrides"]
+    if isinstance(overrides.get("data"), dict):
+        overrides["data"] = Data.from_description(overrides["data"])
+    return adapt(study, **overrides)
+
+
+@contextmanager
+def _bars() -> Iterator[datasets.Progress]:
+    """A bar for each thing that is downloaded, written or read."""
+    from rich.progress import Progress
+
+    bars, tasks = Progress(console=Console(stderr=True), transient=True), dict[str, TaskID]()
+    with ExitStack() as stack:
+
+        def show(what: str, done: int, total: int | None) -> None:
+            if not tasks:  # where nothing is to be done, nothing is printed
+                stack.enter_context(bars)
+            if what not in tasks:
+                tasks[what] = bars.add_task(what)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show
 
 
 def _data(command: DataCommand) -> None:
-    from rich.progress import Progress
-
     from relujax import download
 
     if command.name not in datasets.DATASETS:
         raise unknown("dataset", command.name, datasets.DATASETS)
     if command.name != "digits":  # comes with scikit-learn
-        with Progress(console=Console(stderr=True), transient=True) as bars:
-            tasks: dict[str, TaskID] = {}
-
-            def show(what: str, done: int, total: int | None) -> None:
-                if what not in tasks:
-                    tasks[what] = bars.add_task(what)
-                bars.update(tasks[what], completed=done, total=total)
-
+        with _bars() as show:
             download.prepare(command.name, command.data_dir, mirrors=command.mirror, progress=show)
     dataset = datasets.load(command.name, command.data_dir)
     facts = datasets.DATASETS[command.name]

@@ -3,8 +3,9 @@
 Pure functions of (key, images): nothing here opens a file. `datasets.py` supplies the arrays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from relujax.errors import InputError
+from relujax.facts import DATASETS
+from relujax.own import OwnImages, own_images
 
 Transform = Callable[[np.ndarray], np.ndarray]  # uint8 (N, H, W, C) → float32, fitted to the training images
 
@@ -188,17 +191,47 @@ Augmentation = PadCrop | Flip | Rotate | Shift
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A dataset by name, and all that happens to it before the network."""
+    """A dataset by name, or images of one's own, and all that happens to them before the network."""
 
     name: str
     normalize: Normalize
     augment: tuple[Augmentation, ...] = ()
     validation: int = 0  # images held out of the training split, the same ones for every seed
     crop: int | None = None  # the network sees crop×crop pixels: a random window in training, else the central one
+    own: OwnImages | None = None  # see `from_arrays`
 
     def __post_init__(self):
+        if self.own is not None and self.name in DATASETS:
+            raise InputError(f"own images need a name that no dataset has; got {self.name!r}")
         if self.crop is not None and self.crop < 1:
             raise InputError(f"crop must be at least 1; got {self.crop}")
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        test_images: ArrayLike,
+        test_labels: ArrayLike,
+        name: str = "own images",
+        value_range: tuple[float, float] = (0, 1),
+        num_classes: int | None = None,
+    ) -> "Data":
+        """Images of one's own: uint8, or floats where `value_range` is (black, white); (N, H, W, C) or grey (N, H, W).
+
+        Labels are integers (N,) from 0 on; `num_classes` is one more than the largest unless named. Runs are known by
+        the digest of all arrays, whatever their order. Raises InputError where shapes, types or values do not fit.
+        """
+        own = own_images(images, labels, test_images, test_labels, value_range=value_range, num_classes=num_classes)
+        return cls(name=name, normalize=UnitRange(), own=own)
+
+    @classmethod
+    def from_description(cls, described: Mapping[str, Any]) -> "Data":
+        """One's own images as a record names them, without the images: enough to read what was trained on them."""
+        own = {key: value for key, value in described["own"].items() if key != "class"}
+        own["shape"] = tuple(own["shape"])
+        return cls(name=described["name"], normalize=UnitRange(), own=OwnImages(**own))
 
 
 def augment(data: Data, keys: Array, images: Array) -> Array:

@@ -26,21 +26,21 @@ from typing import Any
 
 import numpy as np
 
-from relujax.errors import InputError, unknown
+from relujax.data import Data
+from relujax.errors import InputError, need, unknown
 from relujax.facts import DATASETS, SPLITS, Facts, Published
+from relujax.own import PARTS, Arrays, OwnImages, canonical, digest_of
 from relujax.pictures import write_squares
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
-Arrays = dict[str, np.ndarray]  # SPLITS × (images, labels), all uint8
 STATED_DIGEST = "digest.txt"  # beside records that we prepared from archives with the right SHA-256
-PARTS = tuple(f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Both splits in canonical order: images uint8 (N, H, W, C), labels int32 (N,); read-only.
 
-    The images of a `large` set are `np.memmap`s, and in the order of the records.
+    The images of a `large` set are `np.memmap`s, and in the order of the records. Own images may be float32, 0 … 255.
     """
 
     name: str
@@ -51,6 +51,24 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     digest: str  # SHA-256 of the canonical arrays, hexadecimal
+
+
+def facts_of(data: Data) -> Facts | OwnImages:
+    """What is known of a trial's images before they are read."""
+    if data.own is None and data.name not in DATASETS:
+        raise unknown("dataset", data.name, DATASETS)
+    return data.own or DATASETS[data.name]
+
+
+def load_images(data: Data, data_dir: Path | None = None) -> Dataset:
+    """The verified images of a trial: its own, or those of the dataset that it names (see `load`)."""
+    if data.own is None:
+        return load(data.name, data_dir)
+    if data.own.arrays is None:
+        raise InputError(
+            f"the images of {data.name!r} are not at hand: make this Data by Data.from_arrays or from_tfds"
+        )
+    return Dataset(data.name, data.name, data.own.num_classes, **data.own.arrays, digest=data.own.digest)
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:
@@ -68,7 +86,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
         raise InputError(f"{name} is not prepared in {records}: {way_out}")
     if DATASETS[name].large:
         return _from_maps(name, records)
-    cached = cache_home() / "arrays" / f"{name}-{_fingerprint(records)[:16]}"
+    cached = cache_home() / "arrays" / f"{name}-{fingerprint(records)[:16]}"
     dataset = _read_cache(name, cached)
     if dataset is None:
         dataset = read(name, records)
@@ -97,8 +115,12 @@ def cache_home() -> Path:
 
 def records_dir(name: str, data_dir: Path | None = None) -> Path:
     """Where the records of `name` lie: TFDS's layout, data_dir/name/version."""
-    home = data_dir or os.environ.get("RELUJAX_DATA") or cache_home() / "data"
-    return Path(home).expanduser() / name / DATASETS[name].version
+    return data_home(data_dir) / name / DATASETS[name].version
+
+
+def data_home(data_dir: Path | None = None) -> Path:
+    """`data_dir`, $RELUJAX_DATA or ~/.cache/relujax/data."""
+    return Path(data_dir or os.environ.get("RELUJAX_DATA") or cache_home() / "data").expanduser()
 
 
 def read(name: str, records: Path, progress: Progress | None = None) -> Dataset:
@@ -115,6 +137,7 @@ def read(name: str, records: Path, progress: Progress | None = None) -> Dataset:
 
 def decode(name: str, records: Path) -> Arrays:
     """The arrays of a TFDS record directory, in record order; neither checked nor sorted yet."""
+    need("PIL", extra="data")
     from PIL import Image
 
     height, width, channels = shape = DATASETS[name].shape
@@ -126,7 +149,7 @@ def decode(name: str, records: Path) -> Arrays:
             return np.asarray(image, np.uint8).reshape(shape)
 
     arrays = {}
-    with _sources(name, records) as sources:
+    with sources_of(name, records, DATASETS[name].splits) as sources:
         for split, source in sources.items():
             examples = [(pixels(example["image"]), example["label"]) for example in source]
             images, labels = zip(*examples)
@@ -135,17 +158,18 @@ def decode(name: str, records: Path) -> Arrays:
 
 
 @contextmanager
-def _sources(name: str, records: Path) -> Iterator[dict[str, Any]]:
+def sources_of(name: str, records: Path, splits: tuple[str, str], image: str = "image") -> Iterator[dict[str, Any]]:
     """Both splits as TFDS data sources with encoded images; what goes wrong while they are read is an InputError."""
+    need("tensorflow_datasets", "array_record", extra="data")
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(records)
         # Decoded here: TFDS would take OpenCV where it is installed, and JPEG decoders differ.
-        decoders = {"image": tfds.decode.SkipDecoding()}
+        decoders = {image: tfds.decode.SkipDecoding()}
         yield {
             split: builder.as_data_source(theirs, decoders=decoders)  # pyright: ignore[reportCallIssue]
-            for split, theirs in zip(SPLITS, DATASETS[name].splits)
+            for split, theirs in zip(SPLITS, splits)
         }
     except InputError:
         raise
@@ -159,7 +183,7 @@ def _from_maps(name: str, records: Path, *, every_byte: bool = False, progress: 
 
     Only with `every_byte` are all of them read and compared with their digest: that takes minutes.
     """
-    cached = cache_home() / "arrays" / f"{name}-{_fingerprint(records, large=True)[:16]}"
+    cached = cache_home() / "arrays" / f"{name}-{fingerprint(records, large=True)[:16]}"
     dataset = _read_cache(name, cached, large=True, every_byte=every_byte)
     if dataset is None:
         _write_maps(name, records, cached, progress or (lambda *step: None))
@@ -172,7 +196,7 @@ def _from_maps(name: str, records: Path, *, every_byte: bool = False, progress: 
 def _write_maps(name: str, records: Path, cached: Path, progress: Progress) -> None:
     """Decodes the records of a large dataset, one example after the other, into the cache."""
     facts = DATASETS[name]
-    with _sources(name, records) as sources, _whole_or_not_at_all(cached, name) as partial:
+    with sources_of(name, records, DATASETS[name].splits) as sources, whole_or_not_at_all(cached, name) as partial:
         sizes = {split: len(source) for split, source in sources.items()}
         needed, free = sum(sizes.values()) * prod(facts.shape), shutil.disk_usage(partial).free
         if needed > free:
@@ -192,7 +216,7 @@ def _write_maps(name: str, records: Path, cached: Path, progress: Progress) -> N
             np.save(partial / f"{split}_labels.npy", labels, allow_pickle=False)
         official = sizes == {"train": facts.train, "test": facts.test}
         label = name if official else f"{name} ({sizes['train']:,} + {sizes['test']:,} images)"
-        _write_manifest(partial, name, label, _digest(_load_parts(partial, large=True)))
+        _write_manifest(partial, name, label, digest_of(_load_parts(partial, large=True)))
 
 
 def check(name: str, arrays: Arrays, *, where: object) -> Dataset:
@@ -203,7 +227,7 @@ def check(name: str, arrays: Arrays, *, where: object) -> Dataset:
         if not (expected == actual if equal is None else equal):
             raise InputError(f"{where} does not hold {name}: {what} expected {expected}, got {actual}")
 
-    canonical = {}
+    ordered = {}
     for split, count in zip(SPLITS, (facts.train, facts.test)):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         require(f"{split} images", (count, *facts.shape, "uint8"), (*images.shape, str(images.dtype)))
@@ -211,16 +235,16 @@ def check(name: str, arrays: Arrays, *, where: object) -> Dataset:
         low, high = labels.min(), labels.max()
         valid = 0 <= low <= high < facts.num_classes
         require(f"{split} labels", f"0 to {facts.num_classes - 1}", f"{low} to {high}", valid)
-        pair = _canonical(images, labels.astype(np.uint8))
-        canonical |= dict(zip((f"{split}_images", f"{split}_labels"), pair))
-    digest = _digest(canonical)
+        pair = canonical(images, labels.astype(np.uint8))
+        ordered |= dict(zip((f"{split}_images", f"{split}_labels"), pair))
+    digest = digest_of(ordered)
     if digest in facts.labels:
-        return _dataset(name, facts.labels[digest], canonical, digest)
+        return _dataset(name, facts.labels[digest], ordered, digest)
     if facts.published is None:
         require("SHA-256 of the arrays", " or ".join(facts.labels), digest)
     else:
-        _require_published(facts, facts.published, canonical, require)
-    return _dataset(name, name, canonical, digest)
+        _require_published(facts, facts.published, ordered, require)
+    return _dataset(name, name, ordered, digest)
 
 
 def _require_published(facts: Facts, published: Published, arrays: Arrays, require: Callable) -> None:
@@ -242,23 +266,6 @@ def _require_published(facts: Facts, published: Published, arrays: Arrays, requi
         require(f"{what} of the training pixels ({published.source})", printed, rounded, near)
 
 
-def _canonical(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both in the order of SHA-256(image bytes + label byte)."""
-    contents = (image.tobytes() + label.tobytes() for image, label in zip(images, labels))
-    keys = [hashlib.sha256(content).digest() for content in contents]
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    return images[order], labels[order]
-
-
-def _digest(arrays: Arrays) -> str:
-    """SHA-256 over name, shape and bytes of the four arrays, uint8 but for the labels of large sets, int32."""
-    sha = hashlib.sha256()
-    for part in PARTS:
-        sha.update(f"{part} {arrays[part].shape}\n".encode())
-        sha.update(np.ascontiguousarray(arrays[part]).data)
-    return sha.hexdigest()
-
-
 def _dataset(name: str, label: str, arrays: Arrays, digest: str) -> Dataset:
     ordered = [arrays[part].astype(np.int32) if part.endswith("labels") else arrays[part] for part in PARTS]
     for array in ordered:
@@ -271,6 +278,7 @@ def _digits() -> Arrays:
 
     Bilinear in integers, so that no library's rounding can change the digest.
     """
+    need("sklearn", extra="data")
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -279,12 +287,12 @@ def _digits() -> Arrays:
     weights = np.maximum(0, 10 - distance)  # (20, 8), rows sum to 10
     large = weights @ pixels.reshape(-1, 8, 8).astype(np.int64) @ weights.T  # (N, 20, 20), 0 … 1600
     images = np.pad((large * 255 + 800) // 1600, ((0, 0), (4, 4), (4, 4))).astype(np.uint8)[..., None]
-    images, labels = _canonical(images, labels.astype(np.uint8))
+    images, labels = canonical(images, labels.astype(np.uint8))
     cut = DATASETS["digits"].train
     return dict(zip(PARTS, (images[:cut], labels[:cut], images[cut:], labels[cut:])))
 
 
-def _fingerprint(records: Path, *, large: bool = False) -> str:
+def fingerprint(records: Path, *, large: bool = False) -> str:
     """SHA-256 over names and bytes of the record files: a changed source has another cache entry.
 
     Of a large set names and sizes have to do: compressed shards that differ hardly ever have the same size.
@@ -310,7 +318,7 @@ def _read_cache(name: str, cached: Path, *, large: bool = False, every_byte: boo
     try:
         manifest = json.loads((cached / "manifest.json").read_text())
         arrays = _load_parts(cached, large=large)
-        if every_byte and _digest(arrays) != manifest["digest"]:
+        if every_byte and digest_of(arrays) != manifest["digest"]:
             return None
         return _dataset(name, manifest["label"], arrays, manifest["digest"])
     except (OSError, ValueError, KeyError, TypeError, EOFError):
@@ -328,7 +336,7 @@ def _load_parts(cached: Path, *, large: bool) -> Arrays:
 def _write_cache(dataset: Dataset, cached: Path) -> None:
     """A cache that cannot be written costs time, not the run."""
     try:
-        with _whole_or_not_at_all(cached, dataset.name) as partial:
+        with whole_or_not_at_all(cached, dataset.name) as partial:
             for part in PARTS:
                 array = getattr(dataset, part).astype(np.uint8)
                 np.save(partial / f"{part}.npy", array, allow_pickle=False)
@@ -343,7 +351,7 @@ def _write_manifest(partial: Path, name: str, label: str, digest: str) -> None:
 
 
 @contextmanager
-def _whole_or_not_at_all(cached: Path, name: str) -> Iterator[Path]:
+def whole_or_not_at_all(cached: Path, name: str) -> Iterator[Path]:
     """A folder to fill, which takes the place of `cached` when all went well."""
     cached.parent.mkdir(parents=True, exist_ok=True)
     sweep(cached.parent, name)

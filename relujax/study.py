@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from relujax.claims import Epoch, Results, Stated
-from relujax.data import PerChannel, UnitRange
-from relujax.datasets import DATASETS
+from relujax.data import Data, PerChannel, UnitRange
+from relujax.datasets import DATASETS, facts_of
 from relujax.errors import InputError, unknown
 from relujax.trial import RunResult, Trial
 
@@ -173,14 +173,20 @@ def adapt(
     *,
     epochs: int | None = None,
     runs: int | None = None,
-    data: str | None = None,
+    data: str | Data | None = None,
     precision: str = "float32",
 ) -> Study:
-    """The study with other lengths, data or precision; whatever departs from the paper is named in `rehearsal`."""
+    """The study with other lengths, data or precision; whatever departs from the paper is named in `rehearsal`.
+
+    `data` is a dataset's name or one's own images (`Data.from_arrays`, `from_tfds`): how they are normalised, varied
+    and held out stays the study's.
+    """
     if runs is not None and runs < 1:
         raise InputError(f"runs must be at least 1; got {runs}")
-    if data is not None and data not in DATASETS:
-        raise unknown("dataset", data, DATASETS)
+    if isinstance(data, str):
+        if data not in DATASETS:
+            raise unknown("dataset", data, DATASETS)
+        data = Data(name=data, normalize=UnitRange())
     reasons: dict[str, None] = dict.fromkeys(study.rehearsal)
 
     def adapted(trial: Trial) -> Trial:
@@ -190,8 +196,8 @@ def adapt(
         if epochs is not None and epochs != full:
             trial = replace(trial, recipe=trial.recipe.lasting(epochs))
             reasons[f"{epochs} of {full} epochs"] = None
-        if data is not None and data != trial.data.name:
-            reasons[f"{data} instead of {trial.data.name}"] = None
+        if data is not None and (data.name, data.own) != (trial.data.name, trial.data.own):
+            reasons[f"{data.name} instead of {trial.data.name}"] = None
             trial = _on_other_data(trial, data)
         if precision == "bf16":
             trial = replace(trial, model=trial.model.clone(dtype=jnp.bfloat16))
@@ -204,13 +210,13 @@ def adapt(
     return replace(study, trials=trials, runs=runs or study.runs, rehearsal=tuple(reasons))
 
 
-def _on_other_data(trial: Trial, name: str) -> Trial:
-    """The trial on another dataset: the same share of the training images held out, as many outputs as classes.
+def _on_other_data(trial: Trial, other: Data) -> Trial:
+    """The trial on other images: the same share of the training images held out, as many outputs as classes.
 
     Means and deviations of other channels say nothing about these images: then pixels / 255. A crop that is larger than
     the images is left out.
     """
-    ours, theirs = DATASETS[trial.data.name], DATASETS[name]
+    ours, theirs = facts_of(trial.data), facts_of(other)
     validation = round(trial.data.validation / ours.train * theirs.train)
     model = trial.model
     if getattr(model, "num_classes", theirs.num_classes) != theirs.num_classes:
@@ -221,5 +227,5 @@ def _on_other_data(trial: Trial, name: str) -> Trial:
     crop = trial.data.crop
     if crop is not None and crop > min(theirs.shape[:2]):
         crop = None
-    data = replace(trial.data, name=name, normalize=normalize, validation=validation, crop=crop)
+    data = replace(trial.data, name=other.name, own=other.own, normalize=normalize, validation=validation, crop=crop)
     return replace(trial, model=model, data=data)

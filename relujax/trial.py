@@ -68,7 +68,8 @@ def describe(value: Any) -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hidden = ("parent", "name") if isinstance(value, nn.Module) else ()
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in hidden}
+        named = [f.name for f in dataclasses.fields(value) if f.compare and f.name not in hidden]
+        fields = {name: getattr(value, name) for name in named}
         return {"class": type(value).__name__, **{k: describe(v) for k, v in fields.items() if v is not None}}
     if isinstance(value, functools.partial):
         return {"function": describe(value.func), **describe(value.keywords)}

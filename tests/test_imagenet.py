@@ -172,7 +172,7 @@ def test_damaged_maps_are_decoded_again(data_dir, cache, damage):
         path.write_bytes(content[: -1 if damage == "truncate" else None])
     # A flipped byte is only seen where every byte is read.
     again = verify(NAME, data_dir) if damage == "flip" else load(NAME, data_dir)
-    assert again.digest == first.digest and datasets._digest(vars(again)) == first.digest
+    assert again.digest == first.digest and datasets.digest_of(vars(again)) == first.digest
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "missing", "info", "tfrecord"])
@@ -316,10 +316,9 @@ def test_a_killed_run_goes_on_and_ends_the_same(data_dir, tmp_path, monkeypatch)
         if line["epoch"] == 2:
             raise Killed
 
-    monkeypatch.setattr(runner, "CHECKPOINT_EVERY_SECONDS", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(runner.records, "append_epoch", append_until_killed)
-        fit(TRIAL, seeds=(4,), workdir=tmp_path / "killed", data_dir=data_dir)
+        fit(TRIAL, seeds=(4,), workdir=tmp_path / "killed", data_dir=data_dir, checkpoint_every=0)
     (resumed,) = fit(TRIAL, seeds=(4,), workdir=tmp_path / "killed", data_dir=data_dir)
     for metric in ("train_loss", "test_loss", "test_top5_error", "median_activation"):
         assert resumed.curve(metric).tolist() == whole.curve(metric).tolist()
