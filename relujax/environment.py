@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +28,16 @@ def environment(dataset: Dataset | None = None, runs_at_once: int | None = None)
         "matmul_precision": "highest",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     }
+
+
+def keep_compiled_programs() -> None:
+    """Lets what takes a second or more to compile outlive the process, unless JAX was told where to keep it already.
+
+    A run that goes on after a preemption, and a second call of a study, start training at once.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "relujax" / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def _version(package: str) -> str:

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from experiments.__main__ import STUDIES
@@ -93,3 +97,11 @@ def test_every_command_explains_itself():
         with pytest.raises(SystemExit) as stop:
             main(STUDIES, [command, "--help"])
         assert stop.value.code == 0
+
+
+def test_what_was_compiled_outlives_the_process(tmp_path):
+    command = [sys.executable, "-m", "experiments", "run", "elu.fig_2_median_activation", "--data", "digits"]
+    command += ["--epochs", "1", "--runs", "1", "--only", "ELU", "--workdir", str(tmp_path / "w")]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    assert list((tmp_path / "relujax" / "compiled").glob("*-cache"))
