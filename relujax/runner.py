@@ -1,32 +1,25 @@
 """Study → run directories: skips the runs that are done, goes on with those that are not, trains the rest."""
 
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from relujax import datasets, records
-from relujax.checkpoint import Checkpoints, newest
+from relujax import datasets, loop, records
+from relujax.checkpoint import newest
 from relujax.claims import Results
 from relujax.data import GcnZca
 from relujax.environment import environment
 from relujax.errors import InputError, unknown
+from relujax.loop import Options
 from relujax.measure import measure
-from relujax.preemption import Preempted, noted_signals
 from relujax.progress import Reporter, progress, silent
-from relujax.sharding import batches_of_runs, everywhere, make_mesh, one_cpu_device_per_core, over_runs
+from relujax.sharding import batches_of_runs, make_mesh, one_cpu_device_per_core
 from relujax.study import Measurement, Study
-from relujax.train import Programs, Split, Streamed, TrainState, compile_programs
+from relujax.train import Streamed
 from relujax.trial import RunResult, Trial, describe, trial_id
-
-CHECKPOINT_EVERY_SECONDS = 300.0
 
 
 def run(
@@ -35,17 +28,14 @@ def run(
     workdir: str | Path,
     name: str | None = None,
     only: Sequence[str] = (),
-    data_dir: str | Path | None = None,
-    devices: int | None = None,
-    tensorboard: bool = False,
-    checkpoint_every: float = CHECKPOINT_EVERY_SECONDS,
     overrides: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Results:
     """Trains every run of `study` (or of the rows in `only`) that `workdir` does not hold yet; returns all of them.
 
-    A measurement's rows are measured instead.
+    A measurement's rows are measured instead. The other keywords are those of `Options`.
     """
-    workdir = Path(workdir)
+    workdir, how = Path(workdir), Options(**options)
     name = name or re.sub(r"\W+", "_", study.source).strip("_").lower()
     if isinstance(study, Measurement):
         _check_workdir(workdir)
@@ -55,13 +45,15 @@ def run(
             raise unknown("row", label, study.trials)
     for trial in _phases(study.trials.values()):
         check(trial)
-    _check_machine(workdir, devices, tensorboard)
+    _check_machine(workdir, how)
     chosen = {label: trial for label, trial in study.trials.items() if not only or label in only}
     seeds = range(study.runs)
     phases = _phases(chosen.values())
     waiting = [trial for trial in phases if not _finished(workdir, trial, seeds)]
-    for data_name in {trial.data.name for trial in waiting}:
-        datasets.load(data_name, _path(data_dir))  # a missing dataset is found before anything is written
+    for trial in waiting:
+        _check_earlier(workdir, trial, seeds)
+    for data in {(trial.data.name, trial.data.own): trial.data for trial in waiting}.values():
+        datasets.load_images(data, _path(how.data_dir))  # a missing dataset is found before anything is written
     records.open_study(
         workdir,
         name,
@@ -77,17 +69,7 @@ def run(
         done = sum(_epochs_done(workdir, trial, seed) for trial in phases for seed in seeds)
         with progress(total, done) as reporter:
             for label, trial in chosen.items():
-                fit(
-                    trial,
-                    seeds=seeds,
-                    workdir=workdir,
-                    data_dir=data_dir,
-                    devices=devices,
-                    tensorboard=tensorboard,
-                    checkpoint_every=checkpoint_every,
-                    label=label,
-                    reporter=reporter,
-                )
+                _fit(trial, seeds, workdir, how, label, reporter)
     return records.read_results(workdir, study.trials, study.runs)
 
 
@@ -105,42 +87,36 @@ def fit(
     *,
     seeds: Sequence[int],
     workdir: str | Path,
-    data_dir: str | Path | None = None,
-    devices: int | None = None,
-    tensorboard: bool = False,
-    checkpoint_every: float = CHECKPOINT_EVERY_SECONDS,
     label: str = "",
     reporter: Reporter = silent,
+    **options: Any,
 ) -> list[RunResult]:
     """Trains `trial` with each seed, several at once, into `workdir`; runs that are done there are only read.
 
-    A trial that starts from another one has that trained first.
+    A trial that starts from another one has that trained first. The other keywords are those of `Options`.
     """
-    workdir = Path(workdir)
-    check(trial)
-    _check_machine(workdir, devices, tensorboard)
+    workdir, how = Path(workdir), Options(**options)
+    for phase in _phases([trial]):
+        check(phase)
+        _check_earlier(workdir, phase, seeds)
+    _check_machine(workdir, how)
+    return _fit(trial, seeds, workdir, how, label, reporter)
+
+
+def _fit(
+    trial: Trial, seeds: Sequence[int], workdir: Path, options: Options, label: str, reporter: Reporter
+) -> list[RunResult]:
     directories = {seed: records.run_directory(workdir, trial, seed) for seed in seeds}
     pending = [seed for seed in seeds if not records.is_finished(directories[seed])]
     if pending and trial.start_from is not None:
-        before = fit(
-            trial.start_from,
-            seeds=pending,
-            workdir=workdir,
-            data_dir=data_dir,
-            devices=devices,
-            tensorboard=tensorboard,
-            checkpoint_every=checkpoint_every,
-            label=label,
-            reporter=reporter,
-        )
-        for earlier in before:
+        for earlier in _fit(trial.start_from, pending, workdir, options, label, reporter):
             if earlier.status == "diverged":  # there is nothing to go on from, and the row has to show it
                 records.open_run(directories[earlier.seed], trial)
-                _end(directories[earlier.seed], earlier.environment, status="diverged", diverged_at_step=0)
+                loop.end(directories[earlier.seed], earlier.environment, status="diverged", diverged_at_step=0)
                 pending.remove(earlier.seed)
     if pending:
-        dataset = datasets.load(trial.data.name, _path(data_dir))
-        parts = _parts(trial, dataset)
+        dataset = datasets.load_images(trial.data, _path(options.data_dir))
+        parts = loop.splits(trial, dataset)
         progressed: dict[int, list[int]] = {}
         for seed in pending:
             records.open_run(directories[seed], trial)
@@ -148,31 +124,17 @@ def fit(
         for start, group in sorted(progressed.items(), reverse=True):
             # Networks for images that no device holds fill a device each.
             alone = isinstance(parts["train"], Streamed)
-            for batch in batches_of_runs(group, make_mesh(len(group), devices), alone=alone):
+            for batch in batches_of_runs(group, make_mesh(len(group), options.devices), alone=alone):
                 own = {seed: directories[seed] for seed in batch}
                 circumstances = environment(dataset, len(batch))
                 with jax.default_matmul_precision("highest"):
-                    _train(
-                        trial,
-                        own,
-                        start,
-                        parts,
-                        circumstances,
-                        workdir,
-                        devices,
-                        tensorboard,
-                        checkpoint_every,
-                        label,
-                        reporter,
-                    )
+                    loop.train(trial, own, start, parts, circumstances, workdir, options, label, reporter)
     return [run for seed in seeds if (run := records.read_run(directories[seed], trial, seed)) is not None]
 
 
 def check(trial: Trial) -> None:
     """Refuses, before anything is compiled or written, what the trial's dataset cannot give."""
-    if trial.data.name not in datasets.DATASETS:
-        raise unknown("dataset", trial.data.name, datasets.DATASETS)
-    facts = datasets.DATASETS[trial.data.name]
+    facts = datasets.facts_of(trial.data)
     left = facts.train - trial.data.validation
     if not 0 <= trial.data.validation < facts.train:
         raise InputError(
@@ -197,171 +159,29 @@ def _check_workdir(workdir: Path) -> None:
         raise InputError(f"the workdir must be a directory; {workdir} is a file")
 
 
-def _check_machine(workdir: Path, devices: int | None, tensorboard: bool) -> None:
-    _check_workdir(workdir)
-    if devices is not None and devices < 1:
-        raise InputError(f"devices must be at least 1; got {devices}")
-    if tensorboard:
-        _tensorboard_writer()
-    one_cpu_device_per_core(devices)
-    make_mesh(1, devices)
-
-
-def _train(
-    trial: Trial,
-    directories: Mapping[int, Path],
-    start: int,
-    parts: Mapping[str, Split | Streamed],
-    circumstances: Mapping[str, Any],
-    workdir: Path,
-    devices: int | None,
-    tensorboard: bool,
-    checkpoint_every: float,
-    label: str,
-    reporter: Reporter,
-) -> None:
-    """Trains the runs of `directories` (seed → directory) together from step `start` to the end.
-
-    Raises Preempted, with everything saved, soon after SIGTERM or Ctrl-C.
-    """
-    mesh = make_mesh(len(directories), devices)
-    train = _placed(parts["train"], mesh)
-    # Where images are held out, the test images are read once, at the end.
-    watched = "validation" if "validation" in parts else "test"
-    others = {watched: _placed(parts[watched], mesh)}
-    programs = compile_programs(trial, mesh, train.images.shape, isinstance(train, Streamed))
-    seeds = jax.device_put(np.array(list(directories), np.int32), over_runs(mesh))
-    alive = dict(enumerate(directories.values()))
-    epochs, steps = trial.recipe.length.count, len(train) // trial.recipe.batch_size
-
-    with ExitStack() as stack:
-        stack.enter_context(records.locked(directories.values()))
-        asked = stack.enter_context(noted_signals())
-        checkpoints = {run: Checkpoints(directory) for run, directory in alive.items()}
-        boards = {}
-        if tensorboard:
-            writer = _tensorboard_writer()
-            boards = {run: writer(str(directory / "tensorboard")) for run, directory in alive.items()}
-        for closing in (*checkpoints.values(), *boards.values()):
-            stack.callback(closing.close)
-        states = _start(trial, programs, directories, start, checkpoints, workdir, seeds, train, mesh)
-        for directory in alive.values():
-            records.keep_epochs(directory, start // steps)
-        saved = begun = time.monotonic()
-
-        def due() -> bool:
-            return asked.is_set() or time.monotonic() - saved > checkpoint_every
-
-        while alive:
-            states = programs.epoch(states, seeds, train, due)
-            for run, step in enumerate(np.asarray(states.diverged_at).tolist()):
-                if step and run in alive:
-                    _end(alive.pop(run), circumstances, status="diverged", diverged_at_step=step)
-            step = int(states.step[0])
-            epoch, into = divmod(step, steps)
-            if alive and not into:
-                if epoch == epochs and watched == "validation":
-                    others["test"] = _placed(parts["test"], mesh)
-                metrics = jax.device_get(programs.measure(states, train, others))
-                seconds = round((time.monotonic() - begun) / len(directories), 4)
-                begun = time.monotonic()
-                for run, directory in list(alive.items()):
-                    own = {name: values[run] for name, values in metrics.items()}
-                    if not all(np.isfinite(values).all() for values in own.values()):
-                        _end(alive.pop(run), circumstances, status="diverged", diverged_at_step=step)
-                        continue
-                    scalars = {name: float(value) for name, value in own.items() if value.ndim == 0}
-                    arrays = {name: value for name, value in own.items() if value.ndim > 0}
-                    line = {"epoch": epoch, "step": step, **scalars, "seconds": seconds}
-                    records.append_epoch(directory, line, arrays)
-                    for name, value in scalars.items() if boards else ():
-                        boards[run].add_scalar(name, value, epoch)
-                loss = float(np.mean([metrics["train_loss"][run] for run in alive])) if alive else float("nan")
-                reporter(label, runs=len(directories), images=len(directories) * len(train), loss=loss)
-            if epoch == epochs or due():
-                host = jax.device_get(states)
-                for run in alive:
-                    own = jax.tree.map(lambda leaf, run=run: leaf[run], host)
-                    # From numbers that are none there is no going on; the next loss will tell.
-                    if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(own)):
-                        checkpoints[run].save(step, own)
-                saved = time.monotonic()
-            if epoch == epochs:
-                break
-            if asked.is_set():
-                raise Preempted
-    for directory in alive.values():
-        _end(directory, circumstances, status="done")
-
-
-def _start(
-    trial: Trial,
-    programs: Programs,
-    directories: Mapping[int, Path],
-    start: int,
-    checkpoints: Mapping[int, Checkpoints],
-    workdir: Path,
-    seeds: jax.Array,
-    train: Split | Streamed,
-    mesh: Mesh,
-) -> TrainState:
-    """The states after step `start`: fresh ones, those of the checkpoints, or the weights of an earlier phase."""
-    image = train.take(np.arange(1))  # only its shape counts
-    if start > 0:
-        return _restored(list(checkpoints.values()), start, jax.eval_shape(programs.init, seeds, image), mesh)
-    states = programs.init(seeds, image)
+def _check_earlier(workdir: Path, trial: Trial, seeds: Sequence[int]) -> None:
+    """Refuses to start from a run of which only the record is there, e.g. one that was copied from results/runs."""
     if trial.start_from is None:
-        return states
-    earlier = [Checkpoints(records.run_directory(workdir, trial.start_from, seed)) for seed in directories]
-    like = jax.eval_shape(compile_programs(trial.start_from, mesh, train.images.shape).init, seeds, image)
-    before = _restored(earlier, newest(earlier[0].directory), like, mesh)
-    for checkpoint in earlier:
-        checkpoint.close()
-    return replace(states, params=before.params, batch_stats=before.batch_stats)
+        return
+    for seed in seeds:
+        earlier = records.run_directory(workdir, trial.start_from, seed)
+        if (
+            not records.is_finished(records.run_directory(workdir, trial, seed))
+            and records.is_finished(earlier)
+            and records.read_json(earlier / "result.json")["status"] == "done"
+            and not newest(earlier)
+        ):
+            raise InputError(f"{earlier} has ended, but has no checkpoint to start from; remove it to train it again")
 
 
-def _restored(checkpoints: Sequence[Checkpoints], step: int, like: TrainState, mesh: Mesh) -> TrainState:
-    """The states after `step`, stacked; `like` has their shapes and types with the leading run axis."""
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
-    restored = [own.restore(step, like) for own in checkpoints]
-    return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *restored), over_runs(mesh))
-
-
-def _end(directory: Path, circumstances: Mapping[str, Any], **outcome: Any) -> None:
-    records.write_json(directory / "result.json", {**outcome, "environment": dict(circumstances)})
-
-
-def _placed(images: Split | Streamed, mesh: Mesh) -> Split | Streamed:
-    return images if isinstance(images, Streamed) else jax.device_put(images, everywhere(mesh))
-
-
-def _parts(trial: Trial, dataset: datasets.Dataset) -> dict[str, Split | Streamed]:
-    train_images, train_labels, held_images, held_labels = datasets.hold_out(dataset, trial.data.validation)
-    if trial.recipe.batch_size > len(train_images):  # `check` knows the official numbers only
-        most = f"at most {len(train_images)}, the training images of {dataset.label}"
-        raise InputError(f"batch size must be {most}; got {trial.recipe.batch_size}")
-    parts: dict[str, Any] = {
-        "train": (train_images, train_labels),
-        "test": (dataset.test_images, dataset.test_labels),
-        "validation": (held_images, held_labels),
-    }
-    fit = getattr(trial.data.normalize, "fit", None)
-    transform: Any = fit(train_images) if fit else np.asarray
-
-    def split(images: np.ndarray, labels: Any) -> Split | Streamed:
-        if isinstance(images, np.memmap):
-            return Streamed(images, labels, transform)
-        return Split(transform(images), labels)
-
-    return {name: split(*part) for name, part in parts.items() if len(part[0])}
-
-
-def _tensorboard_writer() -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise InputError("--tensorboard needs tensorboardX: pip install 'relujax[tensorboard]'") from None
-    return SummaryWriter
+def _check_machine(workdir: Path, options: Options) -> None:
+    _check_workdir(workdir)
+    if options.devices is not None and options.devices < 1:
+        raise InputError(f"devices must be at least 1; got {options.devices}")
+    if options.tensorboard:
+        loop.tensorboard_writer()
+    one_cpu_device_per_core(options.devices)
+    make_mesh(1, options.devices)
 
 
 def _finished(workdir: Path, trial: Trial, seeds: Sequence[int]) -> bool:

@@ -9,8 +9,9 @@ import pytest
 from flax import linen as nn
 
 from experiments import elu
-from relujax import records, report, runner
+from relujax import loop, records, report, runner
 from relujax.data import Data, UnitRange
+from relujax.errors import InputError
 from relujax.initializers import he_normal
 from relujax.layers import Activation, batch_norm, dense, flatten
 from relujax.recipe import Constant, Epochs, Recipe, Sgd
@@ -54,14 +55,14 @@ def numbers(run):
 def compiled_once():
     """Nine tests train the same few trials."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(runner, "compile_programs", functools.cache(runner.compile_programs))
+        patched.setattr(loop, "compile_programs", functools.cache(loop.compile_programs))
         yield
 
 
 @pytest.fixture
 def watched(monkeypatch):
     """Every epoch that is trained from here on: (trial, seeds, states before it, states after it)."""
-    compile_programs, epochs = runner.compile_programs, []
+    compile_programs, epochs = loop.compile_programs, []
 
     def watching(trial, *args, **options):
         programs = compile_programs(trial, *args, **options)
@@ -74,7 +75,7 @@ def watched(monkeypatch):
 
         return replace(programs, epoch=epoch)
 
-    monkeypatch.setattr(runner, "compile_programs", watching)
+    monkeypatch.setattr(loop, "compile_programs", watching)
     return epochs
 
 
@@ -118,7 +119,7 @@ def test_a_phase_that_two_rows_start_from_is_trained_once(tmp_path, watched):
 def test_what_starts_from_a_diverged_run_has_diverged_at_step_0(uninterrupted, tmp_path, monkeypatch, watched):
     directory = records.run_directory(tmp_path, FIRST, 1)
     records.open_run(directory, FIRST)
-    runner._end(directory, {"dataset": "digits"}, status="diverged", diverged_at_step=7)
+    loop.end(directory, {"dataset": "digits"}, status="diverged", diverged_at_step=7)
     results = runner.run(STUDY, name="test", workdir=tmp_path)
     good, bad = results["row"]
     assert good.status == "done"
@@ -137,7 +138,6 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("epoch", [2, 4, 5])  # in the first phase, in the first and the last epoch of the second
 def test_phases_killed_at_any_epoch_go_on_and_end_the_same(uninterrupted, tmp_path, monkeypatch, epoch):
-    monkeypatch.setattr(runner, "CHECKPOINT_EVERY_SECONDS", 0.0)
     append, calls = records.append_epoch, []
 
     def append_until_killed(*args):
@@ -148,9 +148,18 @@ def test_phases_killed_at_any_epoch_go_on_and_end_the_same(uninterrupted, tmp_pa
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(records, "append_epoch", append_until_killed)
-        runner.run(STUDY, name="test", workdir=tmp_path)
+        runner.run(STUDY, name="test", workdir=tmp_path, checkpoint_every=0)
     resumed = runner.run(STUDY, name="test", workdir=tmp_path)["row"]
     assert [numbers(run) for run in resumed] == [numbers(run) for run in uninterrupted]
+
+
+def test_a_phase_whose_predecessor_is_only_a_record_is_refused_before_anything_is_written(tmp_path):
+    directory = records.run_directory(tmp_path, FIRST, 1)
+    records.open_run(directory, FIRST)
+    loop.end(directory, {}, status="done")
+    with pytest.raises(InputError, match="seed_1 has ended, but has no checkpoint to start from; remove it"):
+        runner.run(STUDY, name="test", workdir=tmp_path)
+    assert len(list(tmp_path.rglob("*.json"))) == 2  # that run's trial and result
 
 
 def test_every_phase_of_the_paper_is_shortened_and_moved_together():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import STUDIES
-from relujax import records, runner
+from relujax import loop, records, runner
 from relujax.checkpoint import Checkpoints, newest
 from relujax.cli import main
 from relujax.data import Data, Flip, UnitRange
@@ -76,7 +76,7 @@ def signalled(monkeypatch, at, number):
 
         return replace(programs, epoch=epoch)
 
-    monkeypatch.setattr(runner, "compile_programs", programs_with_signal)
+    monkeypatch.setattr(loop, "compile_programs", programs_with_signal)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import elu
-from relujax import records, runner
+from relujax import loop, records, runner
 from relujax.data import Data, UnitRange
 from relujax.errors import InputError
 from relujax.models.mlp import MLP, Autoencoder
@@ -57,7 +57,7 @@ def test_fit_learns_and_records_every_epoch(uninterrupted):
 def test_a_finished_run_is_only_read(uninterrupted, tmp_path, monkeypatch):
     runner.fit(TRIAL, seeds=(0,), workdir=tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    monkeypatch.setattr(runner, "_train", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "train", lambda *args: pytest.fail("trained again"))
     again = runner.fit(TRIAL, seeds=(0,), workdir=tmp_path)
     assert numbers(again[0]) == numbers(uninterrupted[0])
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -108,7 +108,7 @@ def test_killing_the_process_loses_nothing_that_was_saved(tmp_path):
 
 
 def test_a_diverged_run_is_marked_with_its_step_and_the_others_go_on(uninterrupted, tmp_path, monkeypatch):
-    compile_programs = runner.compile_programs
+    compile_programs = loop.compile_programs
 
     def with_one_bad_loss(*args):
         programs = compile_programs(*args)
@@ -120,7 +120,7 @@ def test_a_diverged_run_is_marked_with_its_step_and_the_others_go_on(uninterrupt
 
         return replace(programs, epoch=epoch)
 
-    monkeypatch.setattr(runner, "compile_programs", with_one_bad_loss)
+    monkeypatch.setattr(loop, "compile_programs", with_one_bad_loss)
     good, bad = runner.fit(TRIAL, seeds=(0, 1), workdir=tmp_path)
     assert good.status == "done" and numbers(good) == numbers(uninterrupted[0])
     assert bad.status == "diverged" and bad.diverged_at_step == 19 + 7
