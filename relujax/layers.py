@@ -8,8 +8,9 @@ Deviation: BatchNorm's running variance is that of the batch, as in MXNet and Ke
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,8 @@ from relujax.initializers import zero_bias
 
 Shape = tuple[int, ...]
 Bias = Callable[[int], Initializer]  # of the fan-in
+
+LAYERS = (nn.Conv, nn.ConvTranspose, nn.Dense)  # what N counts in a ratio of N:M
 
 
 class Activation(nn.Module):
@@ -167,53 +170,96 @@ def watch(model: nn.Module, variables: Any, images: Array) -> dict[str, Array]:
     return {site: outputs[site] for site in _sites(model, images.shape)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What a network consists of, and what the forward pass of one image costs it."""
+
+    parameters: int  # trainable
+    layers: int  # convolution and dense ones
+    sites: int  # places where an activation is applied
+    multiply_adds: int  # of convolution and dense layers: H' · W' · C' · k² · C / groups, and C' · C
+    activation_bytes: int  # outputs of convolution, dense, BatchNorm and activation layers: what a gradient may need
+
+
+def count(model: nn.Module, images_shape: Shape) -> Counts:
+    """All counts of a network for images of shape (N, H, W, C), by one trace; nothing is allocated."""
+    variables, calls = _trace(model, images_shape)
+    images = images_shape[0]
+    layers = [call for call in calls if isinstance(call.module, LAYERS)]
+    return Counts(
+        parameters=sum(prod(leaf.shape) for leaf in jax.tree.leaves(variables.get("params", {}))),
+        layers=len(layers),
+        sites=sum(_is_site(call.module) for call in calls),
+        multiply_adds=sum(map(_multiply_adds, layers)) // images,
+        activation_bytes=sum(call.output.size * call.output.dtype.itemsize for call in calls) // images,
+    )
+
+
 def count_parameters(model: nn.Module, images_shape: Shape) -> int:
-    """Number of trainable parameters for images of shape (N, H, W, C); traced, nothing is allocated."""
-    variables = _trace(model, images_shape)
-    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(variables.get("params", {})))
+    """Number of trainable parameters for images of shape (N, H, W, C), by tracing."""
+    return count(model, images_shape).parameters
 
 
 def count_layers(model: nn.Module, images_shape: Shape) -> int:
     """Number of convolution and dense layers for images of shape (N, H, W, C), by tracing."""
-    return len(_calls(model, images_shape, lambda module: isinstance(module, nn.Conv | nn.ConvTranspose | nn.Dense)))
-
-
-def is_convolutional(model: nn.Module, images_shape: Shape) -> bool:
-    """Whether the network has a convolution for images of shape (N, H, W, C), by tracing."""
-    return bool(_calls(model, images_shape, lambda module: isinstance(module, nn.Conv)))
+    return count(model, images_shape).layers
 
 
 def count_sites(model: nn.Module, images_shape: Shape) -> int:
     """Number of places where an activation is applied to images of shape (N, H, W, C), by tracing."""
-    return len(_sites(model, images_shape))
+    return count(model, images_shape).sites
 
 
 def ratio(model: nn.Module, images_shape: Shape) -> tuple[int, int]:
     """(convolution and dense layers, activation sites), the N:M of the proportional-module papers, by tracing."""
-    return count_layers(model, images_shape), count_sites(model, images_shape)
+    found = count(model, images_shape)
+    return found.layers, found.sites
+
+
+def is_convolutional(model: nn.Module, images_shape: Shape) -> bool:
+    """Whether the network has a convolution for images of shape (N, H, W, C), by tracing."""
+    return any(isinstance(call.module, nn.Conv) for call in _trace(model, images_shape)[1])
+
+
+class _Call(NamedTuple):
+    """A layer at work: its module, where it stands, and the shapes that it takes and gives."""
+
+    module: nn.Module
+    path: str
+    taken: Shape
+    output: jax.ShapeDtypeStruct
 
 
 def _sites(model: nn.Module, images_shape: Shape) -> list[str]:
-    return _calls(model, images_shape, _is_site)
+    return [call.path for call in _trace(model, images_shape)[1] if _is_site(call.module)]
 
 
 def _is_site(module: nn.Module) -> bool:
     return isinstance(module, Activation) and module.on and get_activation(module.function) is not identity
 
 
-def _calls(model: nn.Module, images_shape: Shape, wanted: Callable[[nn.Module], bool]) -> list[str]:
-    found: list[str] = []
+def _multiply_adds(call: _Call) -> int:
+    layer = call.module
+    if isinstance(layer, nn.Dense):
+        return call.output.size * call.taken[-1]
+    assert isinstance(layer, nn.Conv | nn.ConvTranspose)
+    kernel = prod(layer.kernel_size)
+    if isinstance(layer, nn.ConvTranspose):
+        return prod(call.taken) * kernel * layer.features
+    return call.output.size * kernel * call.taken[-1] // layer.feature_group_count
+
+
+def _trace(model: nn.Module, images_shape: Shape) -> tuple[Any, list[_Call]]:
+    """The shapes of the variables, and the calls of the layers that count, in their order."""
+    key, images = jax.random.key(0), jax.ShapeDtypeStruct(images_shape, "float32")
+    calls: list[_Call] = []
 
     def note(call, args, kwargs, context):
-        if context.method_name == "__call__" and wanted(context.module):
-            found.append("/".join(context.module.path))
-        return call(*args, **kwargs)
+        output, layer = call(*args, **kwargs), context.module
+        if context.method_name == "__call__" and (isinstance(layer, (*LAYERS, nn.BatchNorm)) or _is_site(layer)):
+            shape = jax.ShapeDtypeStruct(output.shape, output.dtype)
+            calls.append(_Call(layer, "/".join(layer.path), args[0].shape, shape))
+        return output
 
     with nn.intercept_methods(note):
-        _trace(model, images_shape)
-    return found
-
-
-def _trace(model: nn.Module, images_shape: Shape) -> Any:
-    key, images = jax.random.key(0), jax.ShapeDtypeStruct(images_shape, "float32")
-    return jax.eval_shape(lambda images: model.init(key, images, train=False), images)
+        return jax.eval_shape(lambda images: model.init(key, images, train=False), images), calls

@@ -6,8 +6,9 @@ from flax import linen as nn
 
 from relujax.activations import ACTIVATIONS, PReLU, relu, tanhexp
 from relujax.errors import InputError
-from relujax.layers import Activation, count_layers, count_parameters, count_sites, max_pool, ratio, watch
+from relujax.layers import Activation, count, count_layers, count_parameters, count_sites, max_pool, ratio, watch
 from relujax.models.mlp import MLP, Autoencoder
+from relujax.models.resnet import ResNet
 
 IMAGES = (2, 28, 28, 1)
 
@@ -26,6 +27,27 @@ def test_counts_match_the_paper(model, parameters, layers, sites):
     assert count_layers(model, IMAGES) == layers
     assert count_sites(model, IMAGES) == sites
     assert ratio(model, IMAGES) == (layers, sites)
+
+
+# Li et al., arXiv:1608.08710, table 1, which names multiply-adds FLOP.
+@pytest.mark.parametrize("depth, multiply_adds", [(56, 1.25e8), (110, 2.53e8)])
+def test_multiply_adds_match_the_literature(depth, multiply_adds):
+    found = count(ResNet(depth=depth, num_classes=10), (2, 32, 32, 3)).multiply_adds
+    assert float(f"{found:.3g}") == multiply_adds
+
+
+def test_costs_of_grouped_transposed_and_dense_layers_are_those_by_hand():
+    class Mixed(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train):
+            x = nn.Conv(6, (3, 3), 2, feature_group_count=3)(images)  # 4 · 4 · 6 outputs of 9 inputs each
+            x = nn.ConvTranspose(5, (2, 2), (2, 2))(x)  # 4 · 4 inputs of 6 channels to 5 channels at 4 places each
+            x = Activation(relu)(nn.BatchNorm(use_running_average=True)(x))  # 8 · 8 · 5 outputs each
+            return nn.Dense(7)(Activation(relu, on=False)(x.reshape(x.shape[0], -1)))
+
+    found = count(Mixed(), (2, 8, 8, 3))
+    assert found.multiply_adds == 4 * 4 * 6 * 9 + 4 * 4 * 6 * 5 * 4 + 8 * 8 * 5 * 7
+    assert found.activation_bytes == 4 * (4 * 4 * 6 + 3 * 8 * 8 * 5 + 7)
 
 
 def test_a_site_that_is_off_is_the_identity_and_does_not_count():
