@@ -4,6 +4,8 @@ Layers are defined in the order in which they are called, and weights are paired
 without parameters that stands everywhere.
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -377,3 +379,24 @@ def senet18(classes, act) -> nn.Sequential:
             layers.append(SEBlock(inputs, filters, 1 if filters in (inputs, 64) else 2, act))
             inputs = filters
     return nn.Sequential(*layers, pooled_head(516, classes))
+
+
+def autoencoder(act) -> nn.Sequential:
+    """784 – 1000 – 500 – 250 – 30 – 250 – 500 – 1000 – 784, a linear code, sigmoid output; arXiv:1511.07289, 4.1."""
+    widths = (784, 1000, 500, 250)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, units in itertools.pairwise(widths):
+        layers += [nn.Linear(inputs, units), act]
+    layers += [nn.Linear(250, 30), nn.Linear(30, 250), act]
+    for inputs, units in ((250, 500), (500, 1000)):
+        layers += [nn.Linear(inputs, units), act]
+    return nn.Sequential(*layers, nn.Linear(1000, 784), nn.Sigmoid())
+
+
+def deep_dense(depth, classes, act, *, rate=0.25) -> nn.Sequential:
+    """Two 5×5 convolutions, pooling, depth − 3 dense layers of 500 units, head; arXiv:2003.09855, Fig. 4."""
+    layers: list[nn.Module] = [nn.Conv2d(1, 20, 5), act, nn.Conv2d(20, 50, 5), act, nn.MaxPool2d(2), nn.Dropout(rate)]
+    layers.append(nn.Flatten())
+    for inputs in (5000, *(depth - 4) * (500,)):
+        layers += [nn.Linear(inputs, 500), nn.BatchNorm1d(500, eps=1e-3, momentum=0.01), act, nn.Dropout(rate)]
+    return nn.Sequential(*layers, nn.Linear(500, classes))
