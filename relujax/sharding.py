@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,18 +24,64 @@ def one_cpu_device_per_core(devices: int | None = None) -> None:
         return
 
 
-def make_mesh(runs: int, devices: int | None = None) -> Mesh:
-    """A mesh with up to `runs` places along "run" and one along "data"."""
+def make_mesh(
+    runs: int, devices: int | None = None, *, batch_size: int = 1, devices_per_run: int | None = None
+) -> Mesh:
+    """A mesh with up to `runs` places along "run"; each place is `devices_per_run` devices, which split its batches.
+
+    By default those are the devices that would be idle, as many as divide `batch_size`. On CPU it is one: a run alone
+    has all cores there anyway.
+    """
     available = jax.devices()
     if devices is not None and not 1 <= devices <= len(available):
         raise InputError(f"--devices must be from 1 to {len(available)}, the devices of this machine; got {devices}")
-    chosen = available[: min(devices or len(available), runs)]
-    return Mesh(np.array(chosen).reshape(-1, 1), ("run", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
+    available = available[:devices]
+    if devices_per_run is not None:
+        _check_split(batch_size, devices_per_run, len(available))
+    places = min(runs, len(available) // (devices_per_run or 1))
+    spare = 1 if available[0].platform == "cpu" else len(available) // places
+    split = devices_per_run or max(_divisors(batch_size, spare))
+    chosen = np.array(available[: places * split]).reshape(places, split)
+    return Mesh(chosen, ("run", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def _check_split(batch_size: int, devices_per_run: int, available: int) -> None:
+    if not 1 <= devices_per_run <= available:
+        raise InputError(f"--devices-per-run must be from 1 to {available}, the devices in use; got {devices_per_run}")
+    if batch_size % devices_per_run:
+        nearest = min(_divisors(batch_size, available), key=lambda count: abs(count - devices_per_run))
+        below = batch_size - batch_size % devices_per_run
+        sizes = " or ".join(str(size) for size in (below, below + devices_per_run) if size)
+        raise InputError(
+            f"a batch of {batch_size} cannot be split over {devices_per_run} devices: "
+            f"take --devices-per-run {nearest}, or a batch size of {sizes}"
+        )
+
+
+def _divisors(number: int, most: int) -> list[int]:
+    return [count for count in range(1, most + 1) if number % count == 0]
 
 
 def over_runs(mesh: Mesh) -> NamedSharding:
     """Arrays with a leading run axis, one share of it per place along "run"."""
     return NamedSharding(mesh, PartitionSpec("run"))
+
+
+def over_batches(mesh: Mesh) -> NamedSharding:
+    """Arrays with a run axis and then a batch axis, one share of both per device."""
+    return NamedSharding(mesh, PartitionSpec("run", "data"))
+
+
+def over_batch(mesh: Mesh) -> NamedSharding:
+    """Arrays with a leading batch axis that all runs share, one share of it per place along "data"."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def split_batch(batch: Any) -> Any:
+    """The arrays of one run, each over the devices of that run along its leading axis; as they are without a mesh."""
+    if "data" not in jax.sharding.get_abstract_mesh().axis_names:
+        return batch
+    return jax.lax.with_sharding_constraint(batch, PartitionSpec("data"))
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from relujax.data import Transform, as_evaluated, augment, input_shape
 from relujax.layers import is_convolutional, watch
 from relujax.recipe import losses, make_optimizer, mistakes
-from relujax.sharding import everywhere, on_cpu, over_runs
+from relujax.sharding import on_cpu, over_batch, over_batches, over_runs, split_batch
 from relujax.trial import Trial
 
 Metrics = dict[str, Array]
@@ -134,7 +134,8 @@ def train_epoch(
     order = epoch_order(trial, len(images), state, seed)
 
     def step(state: TrainState, chosen: Array) -> tuple[TrainState, None]:
-        return next_step(trial, optimizer, len(order), state, seed, images.take(chosen)), None
+        batch = images.take(split_batch(chosen))
+        return next_step(trial, optimizer, len(order), state, seed, batch), None
 
     return lax.scan(step, state, order)[0]
 
@@ -176,19 +177,19 @@ def evaluate(trial: Trial, state: TrainState, images: Split) -> Metrics:
     index, weights = batches_in_order(len(images), EVALUATION_BATCH)
 
     def sums_of_batch(rows: tuple[Array, Array]) -> Metrics:
-        chosen, weight = rows
+        chosen, weight = split_batch(rows)
         return eval_step(trial, state, images.take(chosen), weight)
 
     sums = lax.map(sums_of_batch, (jnp.asarray(index), jnp.asarray(weights)))
     return jax.tree.map(lambda value: jnp.sum(value) / len(images), sums)
 
 
-def batches_in_order(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+def batches_in_order(count: int, size: int, devices: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Index and weight of every example of every batch of `count` images, (batches, size) each.
 
-    The last batch is filled up with copies of image 0 that weigh nothing.
+    The last batch is filled up with copies of image 0 that weigh nothing; an only one to a multiple of `devices`.
     """
-    size = min(size, count)
+    size = min(size, -(-count // devices) * devices)
     index = np.arange(-(-count // size) * size, dtype=np.int32).reshape(-1, size)
     inside = index < count
     return np.where(inside, index, 0), inside.astype(np.float32)
@@ -200,7 +201,7 @@ def probe(trial: Trial, state: TrainState, images: Split) -> Metrics:
     for looker in trial.probes:
         seen = as_evaluated(trial.data, images.images[: looker.images])
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        values |= looker(watch(trial.model, variables, seen))
+        values |= looker(watch(trial.model, variables, seen), state.params)
     return values
 
 
@@ -228,7 +229,13 @@ def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], str
 
     def compiled(function: Callable, shared: int, donated: tuple[int, ...] = ()) -> Callable:
         options = CPU_CONVOLUTIONS if slow_in_loops else None
-        return jax.jit(_each_run(mesh, function, shared), donate_argnums=donated, compiler_options=options)
+        # Without its sharding XLA is free to leave a result split over the devices of its run.
+        return jax.jit(
+            _each_run(mesh, function, shared),
+            donate_argnums=donated,
+            out_shardings=over_runs(mesh),
+            compiler_options=options,
+        )
 
     def init(seed: Array, train: Split) -> TrainState:
         return init_state(trial, optimizer, seed, train.images)
@@ -254,7 +261,7 @@ def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], str
     ) -> TrainState:
         order, here = np.asarray(order_of(states, seeds)), _on_host(train)
         for step in range(int(states.step[0]) % steps, steps):
-            batch = jax.device_put(here.take(order[:, step]), over_runs(mesh))
+            batch = jax.device_put(here.take(order[:, step]), over_batches(mesh))
             # It was read while the step before was running; without this, batches would pile up on the device.
             if np.asarray(states.diverged_at).all():
                 break
@@ -272,8 +279,9 @@ def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], str
 
     def evaluate_in_turn(states: TrainState, images: Split | Streamed) -> Metrics:
         here, sums = _on_host(images), []
-        for chosen, weights in zip(*batches_in_order(len(images), trial.recipe.batch_size)):
-            batch = jax.device_put((here.take(chosen), weights), everywhere(mesh))
+        rows = batches_in_order(len(images), trial.recipe.batch_size, mesh.shape["data"])
+        for chosen, weights in zip(*rows):
+            batch = jax.device_put((here.take(chosen), weights), over_batch(mesh))
             jax.block_until_ready(sums[-1:])
             sums.append(sums_of(states, *batch))
         return jax.tree.map(lambda *values: np.sum(values, axis=0) / len(images), *jax.device_get(sums))
