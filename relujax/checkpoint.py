@@ -26,6 +26,9 @@ class Checkpoints:
     def __init__(self, directory: Path):
         import orbax.checkpoint as ocp
 
+        # What a killed process was writing; nobody else writes here, for the run is locked.
+        for left in (directory / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(left)
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False, create=True)
         self.directory = directory
         self._manager = ocp.CheckpointManager((directory / "checkpoints").absolute(), options=options)
@@ -48,6 +51,11 @@ class Checkpoints:
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()
+
+    def surface(self) -> None:
+        """Raises what went wrong in the background, if anything did by now."""
+        if self._saving is not None and self._saving.done():
+            self.wait()
 
     def close(self) -> None:
         """Waits until everything is on disk, and ends."""

@@ -1,7 +1,8 @@
 """A group of runs trained together: from a step to the end, with records, checkpoints and preemption."""
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,7 +67,7 @@ def train(
 ) -> None:
     """Trains the runs of `directories` (seed → directory) together from step `start` to the end.
 
-    Raises Preempted, with everything saved, soon after SIGTERM or Ctrl-C.
+    Raises Preempted, with everything saved, soon after SIGTERM or Ctrl-C. The caller holds the locks.
     """
     mesh = make_mesh(len(directories), options.devices)
     train = _placed(parts["train"], mesh)
@@ -77,26 +78,30 @@ def train(
     seeds = jax.device_put(np.array(list(directories), np.int32), over_runs(mesh))
     alive = dict(enumerate(directories.values()))
     epochs, steps = trial.recipe.length.count, len(train) // trial.recipe.batch_size
+    step = start
 
     with ExitStack() as stack:
-        stack.enter_context(records.locked(directories.values()))
         asked = stack.enter_context(noted_signals())
         checkpoints = {run: Checkpoints(directory) for run, directory in alive.items()}
         boards = {}
         if options.tensorboard:
             writer = tensorboard_writer()
             boards = {run: writer(str(directory / "tensorboard")) for run, directory in alive.items()}
-        for closing in (*checkpoints.values(), *boards.values()):
-            stack.callback(closing.close)
+        for checkpoint in checkpoints.values():
+            stack.callback(checkpoint.close)
+        for board in boards.values():
+            stack.callback(_unless_it_fails, board.close)
         states = _start(trial, programs, directories, start, checkpoints, workdir, seeds, train, mesh)
         for directory in alive.values():
             records.keep_epochs(directory, start // steps)
         saved = begun = time.monotonic()
 
         def due() -> bool:
+            for checkpoint in checkpoints.values():
+                checkpoint.surface()
             return asked.is_set() or time.monotonic() - saved > options.checkpoint_every
 
-        while alive:
+        while alive and step < epochs * steps:  # killed after the last checkpoint, only the result is missing
             states = programs.epoch(states, seeds, train, due)
             for run, step in enumerate(np.asarray(states.diverged_at).tolist()):
                 if step and run in alive:
@@ -118,11 +123,13 @@ def train(
                     arrays = {name: value for name, value in own.items() if value.ndim > 0}
                     line = {"epoch": epoch, "step": step, **scalars, "seconds": seconds}
                     records.append_epoch(directory, line, arrays)
-                    for name, value in scalars.items() if boards else ():
-                        boards[run].add_scalar(name, value, epoch)
+                    for name, value in scalars.items() if run in boards else ():
+                        if not _unless_it_fails(boards[run].add_scalar, name, value, epoch):
+                            boards.clear()
+                            break
                 loss = float(np.mean([metrics["train_loss"][run] for run in alive])) if alive else float("nan")
                 reporter(label, runs=len(directories), images=len(directories) * len(train), loss=loss)
-            if epoch == epochs or due():
+            if step == epochs * steps or due():
                 host = jax.device_get(states)
                 for run in alive:
                     own = jax.tree.map(lambda leaf, run=run: leaf[run], host)
@@ -130,12 +137,12 @@ def train(
                     if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(own)):
                         checkpoints[run].save(step, own)
                 saved = time.monotonic()
-            if epoch == epochs:
-                break
-            if asked.is_set():
+            if asked.is_set() and step < epochs * steps:
                 raise Preempted
     for directory in alive.values():
         end(directory, circumstances, status="done")
+    if asked.is_set():  # during the last step: these runs are done, and no others shall begin
+        raise Preempted
 
 
 def _start(
@@ -158,10 +165,20 @@ def _start(
         return states
     earlier = [Checkpoints(records.run_directory(workdir, trial.start_from, seed)) for seed in directories]
     like = jax.eval_shape(compile_programs(trial.start_from, mesh, train.images.shape).init, seeds, image)
-    before = _restored(earlier, newest(earlier[0].directory), like, mesh)
+    before = _restored(earlier, _final_step(earlier), like, mesh)
     for checkpoint in earlier:
         checkpoint.close()
     return replace(states, params=before.params, batch_stats=before.batch_stats)
+
+
+def _final_step(checkpoints: Sequence[Checkpoints]) -> int:
+    """The step after which runs that are done have ended; refuses where the checkpoint of it is not whole."""
+    step = 0
+    for directory in (own.directory for own in checkpoints):
+        step = int(records.read_history(directory)[-1]["step"])
+        if newest(directory) != step:
+            raise InputError(f"the last checkpoint of {directory} is damaged; remove {directory} to train it again")
+    return step
 
 
 def _restored(checkpoints: Sequence[Checkpoints], step: int, like: TrainState, mesh: Mesh) -> TrainState:
@@ -178,6 +195,16 @@ def _placed(images: Split | Streamed, mesh: Mesh) -> Split | Streamed:
 def end(directory: Path, circumstances: Mapping[str, Any], **outcome: Any) -> None:
     """Notes how the run has ended; from then on it is only read."""
     records.write_json(directory / "result.json", {**outcome, "environment": dict(circumstances)})
+
+
+def _unless_it_fails(call: Callable, *args: Any) -> bool:
+    """Whether the call went well; a board that does not work is said, and never ends the runs that it watches."""
+    try:
+        call(*args)
+    except Exception as error:
+        logging.getLogger(__name__).warning("TensorBoard events are given up: %s: %s", type(error).__name__, error)
+        return False
+    return True
 
 
 def tensorboard_writer() -> Any:

@@ -28,6 +28,10 @@ def run_directory(workdir: Path, trial: Trial, seed: int) -> Path:
     return workdir / "runs" / trial_id(trial) / f"seed_{seed}"
 
 
+class Held(InputError):
+    """Another process trains the run."""
+
+
 @contextmanager
 def locked(directories: Iterable[Path]) -> Iterator[None]:
     """Holds the lock of each run directory; refuses one that another process holds.
@@ -46,10 +50,12 @@ def locked(directories: Iterable[Path]) -> Iterator[None]:
             file = stack.enter_context((directory / "lock").open("a"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(
-                    f"another process is training {directory}; wait for it or use another --workdir"
-                ) from None
+            except BlockingIOError:
+                raise Held(f"another process is training {directory}; wait for it or use another --workdir") from None
+            except OSError:  # a file system without locks
+                continue
+            for left in directory.glob("*.partial"):  # by a process that was killed
+                left.unlink()
         yield
 
 
@@ -83,10 +89,10 @@ def read_history(directory: Path) -> list[dict[str, float]]:
     """The epochs in metrics.jsonl; a last line that was cut in half does not count."""
     path = directory / "metrics.jsonl"
     history = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            history.append(json.loads(line))
-        except json.JSONDecodeError:
+            history.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
             break
     return history
 

@@ -117,18 +117,20 @@ def _fit(
     if pending:
         dataset = datasets.load_images(trial.data, _path(options.data_dir))
         parts = loop.splits(trial, dataset)
-        progressed: dict[int, list[int]] = {}
-        for seed in pending:
-            records.open_run(directories[seed], trial)
-            progressed.setdefault(newest(directories[seed]), []).append(seed)
-        for start, group in sorted(progressed.items(), reverse=True):
-            # Networks for images that no device holds fill a device each.
-            alone = isinstance(parts["train"], Streamed)
-            for batch in batches_of_runs(group, make_mesh(len(group), options.devices), alone=alone):
-                own = {seed: directories[seed] for seed in batch}
-                circumstances = environment(dataset, len(batch))
-                with jax.default_matmul_precision("highest"):
-                    loop.train(trial, own, start, parts, circumstances, workdir, options, label, reporter)
+        with records.locked(directories[seed] for seed in pending):
+            progressed: dict[int, list[int]] = {}
+            for seed in pending:
+                if not records.is_finished(directories[seed]):  # by another process, before the lock was ours
+                    records.open_run(directories[seed], trial)
+                    progressed.setdefault(newest(directories[seed]), []).append(seed)
+            for start, group in sorted(progressed.items(), reverse=True):
+                # Networks for images that no device holds fill a device each.
+                alone = isinstance(parts["train"], Streamed)
+                for batch in batches_of_runs(group, make_mesh(len(group), options.devices), alone=alone):
+                    own = {seed: directories[seed] for seed in batch}
+                    circumstances = environment(dataset, len(batch))
+                    with jax.default_matmul_precision("highest"):
+                        loop.train(trial, own, start, parts, circumstances, workdir, options, label, reporter)
     return [run for seed in seeds if (run := records.read_run(directories[seed], trial, seed)) is not None]
 
 
