@@ -1,7 +1,7 @@
 """Claim, Verdict: what a paper says as pure data, and how our runs judge it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from math import comb
 from typing import Literal
@@ -67,7 +67,10 @@ class StaysNearest:
 
 @dataclass(frozen=True, kw_only=True)
 class FallsFastest:
-    """`metric` of `row` decreases more rapidly than in `others`: its mean over the first epochs is smaller."""
+    """`metric` of `row` decreases more rapidly than in `others`: its mean over the first epochs is smaller.
+
+    Runs that are shorter than `epochs` are compared over the epochs that they have.
+    """
 
     row: str
     others: tuple[str, ...]
@@ -235,6 +238,10 @@ def _judge_comparison(claim: Comparison, ended: Results, scores: Mapping[str, np
         reachable = [statistics.smallest_rank_sum_p(len(ours), len(theirs)) for ours, theirs in samples]
     decided = max(statistics.holm(reachable)) <= LEVEL
     p_value = max(statistics.holm([test(*sample) for sample in samples])) if decided else None
+    if isinstance(claim, FallsFastest):  # say of how many epochs it is, where a rehearsal has fewer
+        claim = replace(
+            claim, epochs=min(claim.epochs, max(len(run.history) for runs in ended.values() for run in runs))
+        )
     listed = ", ".join(f"{row} {means[row]:.4g} (n={len(scores[row])})" for row in scores)
     direction = "as claimed" if lower else "not as claimed"
     support = "too few runs for a test" if p_value is None else f"p = {p_value:.2g}"

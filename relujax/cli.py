@@ -64,6 +64,8 @@ class Run:
     precision: Literal["float32", "bf16"] = "float32"
     devices: int | None = None
     """Use so many devices (CPU: cores) instead of all."""
+    devices_per_run: int | None = None
+    """Split each batch over so many devices; default: those that would be idle (CPU: no split)."""
     checkpoint_every: str = "5m"
     """How much training may be lost when the machine is taken away, e.g. 30s, 5m, 1h."""
     tensorboard: bool = False
@@ -240,7 +242,7 @@ def _flat(value: object, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _run(studies: Studies, command: Run) -> None:
-    from relujax import report, runner
+    from relujax import runner, tables
     from relujax.environment import keep_compiled_programs
 
     keep_compiled_programs()
@@ -262,11 +264,13 @@ def _run(studies: Studies, command: Run) -> None:
         only=command.only,
         data_dir=command.data_dir,
         devices=command.devices,
+        devices_per_run=command.devices_per_run,
         tensorboard=command.tensorboard,
         checkpoint_every=_seconds(command.checkpoint_every),
         overrides=overrides | {"data": describe(overrides["data"])},
     )
-    Console().print(report.summary(study, results))
+    console = Console()
+    console.print(tables.summary(study, results, console.width))
     _write_report(studies, command.workdir)
 
 
@@ -279,8 +283,9 @@ def _images(command: Run) -> str | Data | None:
 
 
 def _report(studies: Studies, command: Report) -> None:
-    from relujax import report
+    from relujax import report, tables
 
+    console = Console()
     names = [command.study] if command.study else list(studies)
     found = {name: study for name in names if (study := _as_run(studies, name, command.workdir))}
     if command.study and command.study not in studies:
@@ -289,7 +294,7 @@ def _report(studies: Studies, command: Report) -> None:
         raise InputError(f"{command.workdir} holds no run of {command.study or 'any study'}: run one first")
     for name, study in found.items():
         results = report.read(study, name, command.workdir)
-        Console().print(report.summary(study, results))
+        console.print(tables.summary(study, results, console.width))
         if command.record:
             report.write_record(study, name, results, command.record)
     _write_report(studies, command.workdir)

@@ -11,7 +11,7 @@ import numpy as np
 from relujax import statistics
 from relujax.claims import Results, variance_over_epochs
 from relujax.errors import need
-from relujax.study import Bars, ByDepth, Curves, Distribution, Images, Lines, Measurement, Study
+from relujax.study import Bars, ByDepth, Curves, Distribution, Images, Lines, Measurement, Profile, Study
 from relujax.trial import RunResult
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def draw(study: Study | Measurement, results: Results) -> "Figure":
     need("matplotlib", extra="report")
     from matplotlib.figure import Figure
 
-    columns = min(len(study.panels), 3)
+    columns = 2 if len(study.panels) == 4 else min(len(study.panels), 3)
     lines = -(-len(study.panels) // columns)
     width = max(WIDTH, 6.4 / columns)
     figure = Figure(figsize=(width * columns, HEIGHT * lines), layout="constrained")
@@ -49,6 +49,8 @@ def draw(study: Study | Measurement, results: Results) -> "Figure":
                 _bars(axes, panel, study, results)
             case ByDepth():
                 _by_depth(axes, panel, study, results)
+            case Profile():
+                _profile(axes, panel, study, results)
             case Lines():
                 _lines(axes, panel, results)
         axes.spines[["top", "right"]].set_visible(False)
@@ -90,6 +92,29 @@ def render(figure: "Figure", form: str) -> bytes:
         metadata = {"Date": None} if form == "svg" else {"Software": None}
         figure.savefig(buffer, format=form, dpi=160, metadata=metadata)
     return buffer.getvalue()
+
+
+def files(study: Study | Measurement, results: Results) -> dict[str, bytes]:
+    """{"svg": …, "png": …}; nothing where no run is done yet."""
+    if not study.panels or not any(run.status == "done" for runs in results.values() for run in runs):
+        return {}
+    figure = draw(study, results)
+    return {form: render(figure, form) for form in ("svg", "png")}
+
+
+def inline(svg: bytes, prefix: str) -> str:
+    """An SVG figure as part of a page: no id of another figure, no outside font, black and white are the page's."""
+    text = svg.decode()
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.S)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    text = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used else "", text)
+    text = re.sub(r'((?:href="|url\()#)', rf"\1{prefix}-", text)
+    text = re.sub(r"; font-family: [^;\"]*", "", text)
+    text = re.sub(r"\n\s+", "\n", text)
+    text = text.replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")
+    # A hundredth of a point is finer than any screen, and the page half the size.
+    text = re.sub(r' d="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]).replace(" \n", " "), text)
+    return re.sub(r' width="(\S+?)pt" height="\S+"', r' style="--width: \1pt"', text, count=1)
 
 
 def _curves(axes: "Axes", panel: Curves, results: Results) -> None:
@@ -248,6 +273,20 @@ def _by_depth(axes: "Axes", panel: ByDepth, study: Study | Measurement, results:
     axes.set_xticks(sorted({depth for places in panel.series.values() for depth in places}))
     axes.set_xlabel(panel.horizontal)
     axes.set_ylabel(_with_unit(panel.label, panel.metric))
+
+
+def _profile(axes: "Axes", panel: Profile, study: Study | Measurement, results: Results) -> None:
+    labels = [label for label in study.labels if not panel.rows or label in panel.rows]
+    places = range(1, len(panel.metrics) + 1)
+    for label, (colour, style) in _looks(labels, study.labels).items():
+        values = [_values(study, results.get(label, ()), metric) for metric in panel.metrics]
+        if all(map(len, values)):
+            spreads = [statistics.std(own) if len(own) > 1 else 0.0 for own in values]
+            look = {"fmt": f"o{style}", "color": colour, "capsize": 3, "markersize": 4}
+            axes.errorbar(places, [np.mean(own) for own in values], np.array(spreads), label=label, **look)
+    axes.set_xticks(places)
+    axes.set_xlabel(panel.horizontal)
+    axes.set_ylabel(panel.label)
 
 
 def _lines(axes: "Axes", panel: Lines, results: Results) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 from jax.nn.initializers import Initializer
@@ -243,7 +244,7 @@ def _multiply_adds(call: _Call) -> int:
     if isinstance(layer, nn.Dense):
         return call.output.size * call.taken[-1]
     assert isinstance(layer, nn.Conv | nn.ConvTranspose)
-    kernel = prod(layer.kernel_size)
+    kernel = prod(np.atleast_1d(layer.kernel_size).tolist())
     if isinstance(layer, nn.ConvTranspose):
         return prod(call.taken) * kernel * layer.features
     return call.output.size * kernel * call.taken[-1] // layer.feature_group_count

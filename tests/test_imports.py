@@ -9,9 +9,9 @@ PACKAGE = Path(__file__).parents[1] / "relujax"
 
 # Each file may import only files that stand before it.
 DATA = "errors activations facts own data pictures datasets from_tfds download"
-NETWORKS = "initializers placement dropout layers models interop"
+NETWORKS = "initializers placement gates dropout layers models interop"
 TRAINING = "recipe sharding probes statistics timing trial train records checkpoint environment preemption"
-STUDIES = "claims study measure progress loop runner figures report cli"
+STUDIES = "claims study measure progress loop runner figures tables results report cli"
 ORDER = f"{DATA} {NETWORKS} {TRAINING} {STUDIES}".split()
 
 

@@ -1,17 +1,21 @@
 import html
 import inspect
+import io
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from experiments import elu
 from experiments.__main__ import STUDIES
-from relujax import figures, records, report
+from relujax import figures, records, report, tables
 from relujax.claims import Beats, Stated
+from relujax.results import rehearsals_table, results_table
 from relujax.study import Bars, Curves, Distribution, Reported
 from relujax.trial import RunResult, describe
 
@@ -53,30 +57,46 @@ def results(study):
 
 
 def test_the_table_has_every_row_with_mean_std_and_count(study, results):
-    lines = report.table(study, results, "text").splitlines()
+    lines = tables.table(study, results, "text").splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["ReLU", "LReLU", "ELU", "ELU"]
-    assert "4/5, 1 diverged at step 123" in lines[2] and "5/5" in lines[3]
+    assert lines[2].endswith("4/5  1 (step 123)") and lines[3].endswith("5/5  –")
     errors = [100 * run.last("test_error") for run in results["ELU"]]
     assert f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f}" in lines[4]
 
 
-def test_rows_with_one_run_or_none_print_no_spread(study, results):
+def test_the_papers_number_stands_beside_ours_and_a_row_without_runs_or_number_is_empty(study, results):
     study = replace(study, reported={"ELU": Reported(28.75, 0.24)})
-    lines = report.table(study, {"ReLU": results["ReLU"][:1]}, "text").splitlines()
-    assert "±" not in lines[2] and "1/5" in lines[2]
-    assert lines[3].split()[1:] == ["–", "–", "–", "–", "–", "0/5", "none", "printed", "–", "–"]
-    assert "28.75 ± 0.24" in lines[4]
+    header, *lines = [re.split(r"\s{2,}", line) for line in tables.table(study, results, "text").splitlines()]
+    ours = f"{np.mean([run.last('median_activation') for run in results['ELU']]) - 28.75:+.3g}"
+    assert header[1:5] == ["median activation", "paper", "difference", "agreement"]
+    assert lines[3][2:4] == ["28.75 ± 0.24", ours] and lines[3][4].startswith("differs (p = ")
+    one = tables.table(study, {"ReLU": results["ReLU"][:1]}, "text").splitlines()
+    assert "±" not in one[2] and one[2].endswith("1/5")
+    assert one[3].split()[1:] == ["–"] * 6 + ["0/5"]  # no difference, no agreement and no divergence to speak of
+    assert "28.75 ± 0.24" in one[4]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_terminal_cuts_no_cell(study, results, width):
+    study = replace(study, reported={"ELU": Reported(28.75, 0.24)})
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(tables.grid(*tables.table_cells(study, results), width=width))
+    shown = console.export_text()
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= width
+    assert all(
+        word in shown for column in tables.table_cells(study, results)[1] for word in " ".join(column[1:]).split()
+    )
 
 
 def test_names_are_escaped_in_markdown_latex_and_html(study, results, tmp_path, monkeypatch):
-    row = report.table(study, results, "markdown").splitlines()[-1]
+    row = tables.table(study, results, "markdown").splitlines()[-1]
     assert "<script>" not in row and r"\|" in row and "&amp;" in row
-    assert len(re.findall(r"(?<!\\)\|", row)) == 8  # seven columns
-    latex = report.table(study, results, "latex")
+    assert len(re.findall(r"(?<!\\)\|", row)) == 9  # eight columns
+    latex = tables.table(study, results, "latex")
     assert r"100 \% \& \$\textbackslash{}\_" in latex
     monkeypatch.setattr(records, "read_results", lambda *args: results)
     page = report.write({"fig": study}, tmp_path).read_text()
-    assert "<script" not in page and "&lt;script&gt;" in page
+    assert page.count("<script") == 1 and "&lt;script&gt;" in page  # the page's own
 
 
 def test_the_page_is_self_contained_and_says_what_a_reader_needs(study, results, tmp_path, monkeypatch):
@@ -84,8 +104,9 @@ def test_the_page_is_self_contained_and_says_what_a_reader_needs(study, results,
     note = inspect.getdoc(elu.fig_2_median_activation)
     path = report.write({"fig": study}, tmp_path, notes={"fig": note})
     page = path.read_text()
-    assert "3 × not reproduced" in page.partition("<section")[0]
-    assert '<p class="note">About half an hour on 2 CPU cores.</p>' in page and "Mean over runs" in page
+    assert '3 × <span class="verdict not-reproduced">not reproduced</span>' in page.partition("<section")[0]
+    assert '<p class="text quiet">About half an hour on 2 CPU cores.</p>' in page and "Mean over runs" in page
+    assert "<li>ReLU, seed 2 diverged at step 123</li>" in page
     assert not re.findall(r"""(?:src|href)=["'](?!#)|@import|url\((?!#)""", page)
     assert "<svg" in page and html.escape(study.question, quote=True).replace("&#x27;", "&#39;") in page
     assert "initializers is meant is not stated" in page  # the network's deviation
@@ -104,6 +125,17 @@ def test_runs_on_different_devices_are_pointed_out(study, results, tmp_path, mon
 def test_the_same_results_give_the_same_figure(study, results):
     first, second = (figures.render(figures.draw(study, results), "svg") for _ in range(2))
     assert first == second and b"<svg" in first
+
+
+def test_figures_in_one_page_share_no_id_and_follow_its_colours(study, results):
+    svg = figures.render(figures.draw(study, results), "svg")
+    first, second = (ElementTree.fromstring(figures.inline(svg, prefix)) for prefix in ("a", "b"))
+    own, other = ([element.get("id") for element in root.iter() if element.get("id")] for root in (first, second))
+    assert own and len(set(own)) == len(own) and not set(own) & set(other)
+    text = ElementTree.tostring(first, "unicode")
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) == set(own)
+    assert "currentColor" in text and "#000000" not in text and "fill: #ffffff" not in text
+    assert len(figures.inline(svg, "a")) < 0.7 * len(svg)
 
 
 def test_a_figure_is_drawn_of_whatever_is_there(study):
@@ -161,7 +193,7 @@ def test_a_record_is_json_and_holds_every_run(study, results, tmp_path):
     assert (tmp_path / "fig.svg").exists()
 
 
-@pytest.mark.parametrize("folder, table", [("results", report.results_table), ("rehearsals", report.rehearsals_table)])
+@pytest.mark.parametrize("folder, table", [("results", results_table), ("rehearsals", rehearsals_table)])
 def test_the_readme_shows_the_recorded_results(folder, table):
     root = Path(__file__).parents[1]
     directory = root / "results" if folder == "results" else root / "results" / folder
@@ -171,10 +203,10 @@ def test_the_readme_shows_the_recorded_results(folder, table):
 
 def test_a_record_of_another_version_is_shown_as_such(study, results, tmp_path):
     report.write_record(study, "fig", results, tmp_path)
-    assert "another version" not in report.results_table(tmp_path, {"fig": study})
+    assert "another version" not in results_table(tmp_path, {"fig": study})
     trial = study.trials["ELU"]
     changed = replace(trial, recipe=replace(trial.recipe, batch_size=32))
-    assert "(another version of the study)" in report.results_table(
+    assert "(another version of the study)" in results_table(
         tmp_path, {"fig": replace(study, trials=study.trials | {"ELU": changed})}
     )
-    assert "(a study that is gone)" in report.results_table(tmp_path, {})
+    assert "(a study that is gone)" in results_table(tmp_path, {})

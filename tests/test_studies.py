@@ -13,7 +13,7 @@ from renew_golden import GOLDEN, every_trial
 
 from experiments import elu, proportional, resnet_elu, tanhexp
 from experiments.__main__ import STUDIES
-from relujax import datasets, figures, report, runner
+from relujax import datasets, figures, runner, tables
 from relujax.activations import get_activation
 from relujax.claims import Diverges, FallsFastest, LessVariance, ReachesFirst, StaysNearest, rows_of
 from relujax.errors import InputError
@@ -274,6 +274,6 @@ def test_a_row_of_each_file_trains_and_is_reported(function, row, data, tmp_path
     ((run,),) = [runs for runs in results.values() if runs]
     assert run.status == "done"
     assert all(np.isfinite(run.last(metric)) for metric in study.metrics), run.history
-    assert row in report.table(study, results, "text")
+    assert row in tables.table(study, results, "text")
     for panel in study.panels:
         figures.render(figures.draw(replace(study, panels=(panel,)), results), "svg")

@@ -93,6 +93,15 @@ def test_scores_follow_their_definitions():
     assert LessVariance(row="A", others=(), probe="medians", of="change").score(moved) == 0.0
 
 
+@pytest.mark.parametrize(
+    "epochs, said", [(1, "loss after the first epoch"), (2, "over the first 2 epochs"), (9, "over the first 3 epochs")]
+)
+def test_a_mean_over_the_first_epochs_says_of_how_many_it_is(epochs, said):
+    stated = Stated(words="A falls fastest.", claim=FallsFastest(row="A", others=("B",), metric="loss", epochs=3))
+    finding = judge(stated, {row: [run(loss=[1.0] * epochs)] for row in "AB"}).finding
+    assert said in finding
+
+
 def test_whatever_departs_from_the_paper_is_named():
     study = elu.fig_2_median_activation()
     assert adapt(study) == study

@@ -1,0 +1,115 @@
+"""Records of finished studies, small enough to commit, and the tables that a README shows of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relujax import records
+from relujax.claims import Results, variance_over_epochs
+from relujax.study import Study, rehearsal_reasons
+from relujax.tables import NOTHING, Entry, escape_markdown, judgements, table
+from relujax.trial import RunResult, describe, trial_id
+
+
+def results_table(directory: Path, studies: Mapping[str, Entry]) -> str:
+    """The records of real runs in `directory` as a Markdown table: what was claimed, what came out, how sure."""
+    lines = ["| study | claim | verdict | p | runs | hours | figure |", "|" + " --- |" * 7]
+    for path, found, runs in _recorded(directory):
+        for position, claim in enumerate(found["claims"]):
+            p_value = NOTHING if claim["p"] is None else f"{claim['p']:.2g}"
+            cells = ["", escape_markdown(claim["words"]), claim["verdict"], p_value, "", "", ""]
+            if position == 0:
+                picture = path.with_suffix(".png")
+                hours = sum(sum(run["curves"].get("seconds", ())) for run in runs) / 3600
+                cells[0] = escape_markdown(found["source"]) + _if_outdated(found, studies)
+                cells[4:] = [str(len(runs)), f"{hours:.1f}", f"[figure](results/{picture.name})"]
+                cells[6] = cells[6] if picture.exists() else NOTHING
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def rehearsals_table(directory: Path, studies: Mapping[str, Entry]) -> str:
+    """The records of shortened runs and stand-in data in `directory`: what was seen, and why it is no verdict."""
+    lines = ["| study | why a rehearsal | seen |", "|" + " --- |" * 3]
+    for _, found, _ in _recorded(directory):
+        seen = [claim["finding"] for claim in found["claims"] if not claim["finding"].startswith("no finished run")]
+        for position, finding in enumerate(seen):
+            first = [
+                escape_markdown(found["source"]) + _if_outdated(found, studies),
+                escape_markdown("; ".join(found["rehearsal"])),
+            ]
+            lines.append("| " + " | ".join([*(first if position == 0 else ["", ""]), escape_markdown(finding)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _recorded(directory: Path) -> Iterator[tuple[Path, Mapping[str, Any], Sequence[Mapping[str, Any]]]]:
+    """Path, content and runs of every record."""
+    for path in sorted(directory.glob("*.json")):
+        found = records.read_json(path)
+        yield path, found, [run for row in found["rows"].values() for run in row["runs"]]
+
+
+def _if_outdated(found: Mapping[str, Any], studies: Mapping[str, Entry]) -> str:
+    """Says of a record whether it was made by another version of its study."""
+    study = studies.get(found["study"])
+    if study is None:
+        return " (a study that is gone)"
+    if found["rehearsal"] or not isinstance(study, Study):
+        return ""
+    now = {label: trial_id(trial) for label, trial in study.trials.items()}
+    then = {label: row.get("trial_id") for label, row in found["rows"].items()}
+    return "" if now == then else " (another version of the study)"
+
+
+def record(study: Entry, name: str, results: Results) -> dict[str, Any]:
+    """A study's runs as JSON data small enough to commit: settings, curves, verdicts and circumstances."""
+    return {
+        "study": name,
+        "source": study.source,
+        "question": study.question,
+        "rehearsal": list(rehearsal_reasons(study, results)),
+        "table": table(study, results, "markdown").splitlines(),
+        "claims": [
+            {"words": each.stated.words, "verdict": each.verdict.value, "finding": each.finding, "p": each.p_value}
+            for each in judgements(study, results)
+        ],
+        "rows": {
+            label: {**_identity(study, label), "runs": [_run_record(run) for run in results.get(label, ())]}
+            for label in study.labels
+        },
+    }
+
+
+def _identity(study: Entry, label: str) -> dict[str, Any]:
+    """What a row's runs are runs of; a measured row has no trial."""
+    if not isinstance(study, Study):
+        return {}
+    return {"trial_id": trial_id(study.trials[label]), "trial": describe(study.trials[label])}
+
+
+def _run_record(run: RunResult) -> dict[str, Any]:
+    names = dict.fromkeys(name for epoch in run.history for name in epoch if name not in ("epoch", "step"))
+    curves = {name: [_short(value) for value in run.curve(name) if not np.isnan(value)] for name in names}
+    quartiles = {
+        f"{probe}, variance over epochs of its {of}": [
+            _short(value) for value in np.percentile(variance_over_epochs(run, probe, of), (0, 25, 50, 75, 100))
+        ]
+        for probe, values in run.unit_values.items()
+        if values.ndim == 2 and len(values) > 1  # one value per unit and epoch; not images, not a measured curve
+        for of in ("value", "change")
+    }
+    return {
+        "seed": run.seed,
+        "status": run.status,
+        **({"diverged_at_step": run.diverged_at_step} if run.diverged_at_step is not None else {}),
+        "epochs": len(run.history),
+        "curves": curves,
+        **({"quartiles_over_units": quartiles} if quartiles else {}),
+        "environment": dict(run.environment),
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
