@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -156,7 +157,8 @@ FUNCTIONS = {
 }
 
 
-def blocks_of(network: nn.Module, images: Sequence[int]) -> dict[str, tuple[nn.Module, list[Any]]]:
+@cache
+def blocks_of(network: nn.Module, images: tuple[int, ...]) -> dict[str, tuple[nn.Module, list[Any]]]:
     """Every module of the network that is no layer: path → the module, unbound, and what it is called with."""
     found: dict[str, tuple[nn.Module, list[Any]]] = {}
 

@@ -76,7 +76,8 @@ def deviations() -> list[tuple[str, str, str]]:
         concerned = dict.fromkeys(title for name in names for title in _papers_of(name, users))
         if len(concerned) == len(PAPERS):
             concerned = {"all": None}
-        short = ", ".join(f"`{name.partition('.')[2]}`" for name in names)
+        # The paper says which file; a study is known by its own name.
+        short = ", ".join(f"`{name.partition('.')[2].partition('.')[2] or name}`" for name in names)
         rows.append((", ".join(concerned), _text(text), short))
     order = [*PAPERS.values(), "all"]
     return sorted(rows, key=lambda row: (row[0] == "all", "," in row[0], order.index(row[0].split(", ")[0])))
