@@ -2,10 +2,10 @@
 
 import sys
 
-from experiments import elu, proportional, resnet_elu, tanhexp
+from experiments import elu, proportional, resnet_elu, search, tanhexp
 from relujax.cli import main, studies_of
 
-STUDIES = studies_of(proportional, elu, resnet_elu, tanhexp)
+STUDIES = studies_of(proportional, elu, resnet_elu, tanhexp, search)
 
 if __name__ == "__main__":
     sys.exit(main(STUDIES))

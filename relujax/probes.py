@@ -1,15 +1,18 @@
 """Extra numbers after each epoch, computed from every activation site's output on training images.
 
 A probe is a frozen dataclass: `images` says how many training images it looks at (None: all), and calling it with the
-sites' outputs {site: (N, units)} returns named arrays. Scalars become metrics, larger arrays are kept as files.
+sites' outputs {site: (N, units)} and the parameters returns named arrays. Scalars become metrics, larger arrays are
+kept as files.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from relujax.gates import gates_of, openness
 from relujax.layers import max_pool
 
 
@@ -22,7 +25,7 @@ class MedianActivation:
 
     images: int | None = 10_000
 
-    def __call__(self, outputs: dict[str, Array]) -> dict[str, Array]:
+    def __call__(self, outputs: dict[str, Array], params: Any = None) -> dict[str, Array]:
         means = [jnp.mean(output.astype(jnp.float32), axis=0).ravel() for output in outputs.values()]
         return {"median_activation": jnp.median(jnp.concatenate(means))}
 
@@ -33,7 +36,7 @@ class UnitMedians:
 
     images: int | None = None
 
-    def __call__(self, outputs: dict[str, Array]) -> dict[str, Array]:
+    def __call__(self, outputs: dict[str, Array], params: Any = None) -> dict[str, Array]:
         return {"unit_medians": jnp.concatenate([column_medians(output) for output in outputs.values()])}
 
 
@@ -50,13 +53,30 @@ class Representation:
 
     images: int | None = 100
 
-    def __call__(self, outputs: dict[str, Array]) -> dict[str, Array]:
+    def __call__(self, outputs: dict[str, Array], params: Any = None) -> dict[str, Array]:
         pooled = max_pool(outputs["conv_act2"].astype(jnp.float32))
         maps = jnp.moveaxis(pooled, -1, 1)  # (N, maps, H, W)
         return {"representation": maps[0], "representation_roughness": roughness(maps)}
 
 
-Probe = MedianActivation | UnitMedians | Representation
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """How far each gate of a network of `Gated` activations is open, 0 to 1: gate_1, gate_2 … from the input on."""
+
+    images: int | None = 1
+
+    def __call__(self, outputs: dict[str, Array], params: Any = None) -> dict[str, Array]:
+        found = {}
+        for site in outputs:
+            own = params
+            for part in site.split("/"):
+                own = own.get(part, {})
+            if gates := gates_of(own):
+                found[f"gate_{len(found) + 1}"] = openness(gates[0])
+        return found
+
+
+Probe = MedianActivation | UnitMedians | Representation | Gates
 
 
 def roughness(maps: Array) -> Array:

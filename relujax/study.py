@@ -53,6 +53,16 @@ class ByDepth:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A panel of one line per row over `metrics`, which are places in an order: mean ± std over runs."""
+
+    metrics: tuple[str, ...]
+    horizontal: str
+    label: str
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lines:
     """A panel of a measurement: one line per row, its array `y` (points,) over its array `x` (points,)."""
 
@@ -73,7 +83,7 @@ class Images:
     label: str
 
 
-Panel = Curves | Distribution | Bars | ByDepth | Lines | Images
+Panel = Curves | Distribution | Bars | ByDepth | Profile | Lines | Images
 
 
 @dataclass(frozen=True)
