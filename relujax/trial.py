@@ -14,6 +14,7 @@ from flax import linen as nn
 from relujax.activations import ACTIVATIONS
 from relujax.data import Data
 from relujax.errors import InputError
+from relujax.gates import Begin
 from relujax.probes import Probe
 from relujax.recipe import Recipe
 
@@ -27,6 +28,7 @@ class Trial:
     recipe: Recipe
     probes: tuple[Probe, ...] = ()
     start_from: "Trial | None" = None  # begins with that trial's final weights, same seed: a fine-tuning phase
+    begin: Begin | None = None  # begins with fresh weights and these gates instead, which may be of the trial before
 
 
 @dataclass(frozen=True, kw_only=True)
