@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from relujax.datasets import Dataset
 
 PACKAGES = ("relujax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def environment(dataset: Dataset | None = None, runs_at_once: int | None = None) -> dict[str, Any]:
+def environment(
+    dataset: Dataset | None = None, runs_at_once: int | None = None, mesh: Mesh | None = None
+) -> dict[str, Any]:
     """What a reader needs to know to compare two results, as JSON data."""
     device = jax.devices()[0]
     return {
@@ -22,6 +25,7 @@ def environment(dataset: Dataset | None = None, runs_at_once: int | None = None)
         "device": platform.processor() or platform.machine() if device.platform == "cpu" else device.device_kind,
         "devices": jax.device_count(),
         **({} if runs_at_once is None else {"runs_at_once": runs_at_once}),
+        **({} if mesh is None else {"mesh": dict(mesh.shape)}),
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

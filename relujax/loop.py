@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from relujax.preemption import Preempted, noted_signals
 from relujax.progress import Reporter
 from relujax.sharding import everywhere, make_mesh, over_runs
 from relujax.train import Programs, Split, Streamed, TrainState, compile_programs
-from relujax.trial import Trial
+from relujax.trial import Trial, differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,15 @@ class Options:
 
     data_dir: str | Path | None = None  # a TFDS data directory; None: $RELUJAX_DATA or ~/.cache/relujax/data
     devices: int | None = None  # so many instead of all
+    devices_per_run: int | None = None  # so many split each batch; None: those that are spare, on CPU one
     tensorboard: bool = False  # also write TensorBoard events into each run's directory
     checkpoint_every: float = 300.0  # seconds
+
+
+def mesh_of(trial: Trial, runs: int, options: Options) -> Mesh:
+    """The devices on which so many runs of the trial train at once."""
+    batch_size, devices_per_run = trial.recipe.batch_size, options.devices_per_run
+    return make_mesh(runs, options.devices, batch_size=batch_size, devices_per_run=devices_per_run)
 
 
 def splits(trial: Trial, dataset: datasets.Dataset) -> dict[str, Split | Streamed]:
@@ -59,6 +66,7 @@ def train(
     directories: Mapping[int, Path],
     start: int,
     parts: Mapping[str, Split | Streamed],
+    mesh: Mesh,
     circumstances: Mapping[str, Any],
     workdir: Path,
     options: Options,
@@ -69,7 +77,6 @@ def train(
 
     Raises Preempted, with everything saved, soon after SIGTERM or Ctrl-C. The caller holds the locks.
     """
-    mesh = make_mesh(len(directories), options.devices)
     train = _placed(parts["train"], mesh)
     # Where images are held out, the test images are read once, at the end.
     watched = "validation" if "validation" in parts else "test"
@@ -94,6 +101,7 @@ def train(
         states = _start(trial, programs, directories, start, checkpoints, workdir, seeds, train, mesh)
         for directory in alive.values():
             records.keep_epochs(directory, start // steps)
+        _note(circumstances, directories.values(), resumed=start > 0)
         saved = begun = time.monotonic()
 
         def due() -> bool:
@@ -190,6 +198,21 @@ def _restored(checkpoints: Sequence[Checkpoints], step: int, like: TrainState, m
 
 def _placed(images: Split | Streamed, mesh: Mesh) -> Split | Streamed:
     return images if isinstance(images, Streamed) else jax.device_put(images, everywhere(mesh))
+
+
+def _note(circumstances: Mapping[str, Any], directories: Iterable[Path], resumed: bool) -> None:
+    """Writes down where the runs train; says so where they began elsewhere, for then they end the same only roughly."""
+    now = {name: value for name, value in circumstances.items() if name != "date"}
+    changed = {}
+    for directory in directories:
+        path = directory / "environment.json"
+        if resumed and path.exists() and (differing := differences(now, records.read_json(path))):
+            changed.setdefault("; ".join(differing), []).append(str(directory))
+        records.write_json(path, now)
+    for differing, where in changed.items():
+        logging.getLogger(__name__).warning(
+            "not bitwise what an uninterrupted run gives, but up to rounding: %s (%s)", differing, ", ".join(where)
+        )
 
 
 def end(directory: Path, circumstances: Mapping[str, Any], **outcome: Any) -> None:

@@ -16,7 +16,7 @@ from relujax.errors import InputError, unknown
 from relujax.loop import Options
 from relujax.measure import measure
 from relujax.progress import Reporter, progress, silent
-from relujax.sharding import batches_of_runs, make_mesh, one_cpu_device_per_core
+from relujax.sharding import batches_of_runs, one_cpu_device_per_core
 from relujax.study import Measurement, Study
 from relujax.train import Streamed
 from relujax.trial import RunResult, Trial, describe, trial_id
@@ -43,9 +43,10 @@ def run(
     for label in only:
         if label not in study.trials:
             raise unknown("row", label, study.trials)
-    for trial in _phases(study.trials.values()):
+    every = _phases(study.trials.values())
+    for trial in every:
         check(trial)
-    _check_machine(workdir, how)
+    _check_machine(workdir, how, every)
     chosen = {label: trial for label, trial in study.trials.items() if not only or label in only}
     seeds = range(study.runs)
     phases = _phases(chosen.values())
@@ -96,10 +97,11 @@ def fit(
     A trial that starts from another one has that trained first. The other keywords are those of `Options`.
     """
     workdir, how = Path(workdir), Options(**options)
-    for phase in _phases([trial]):
+    phases = _phases([trial])
+    for phase in phases:
         check(phase)
         _check_earlier(workdir, phase, seeds)
-    _check_machine(workdir, how)
+    _check_machine(workdir, how, phases)
     return _fit(trial, seeds, workdir, how, label, reporter)
 
 
@@ -126,11 +128,12 @@ def _fit(
             for start, group in sorted(progressed.items(), reverse=True):
                 # Networks for images that no device holds fill a device each.
                 alone = isinstance(parts["train"], Streamed)
-                for batch in batches_of_runs(group, make_mesh(len(group), options.devices), alone=alone):
+                for batch in batches_of_runs(group, loop.mesh_of(trial, len(group), options), alone=alone):
                     own = {seed: directories[seed] for seed in batch}
-                    circumstances = environment(dataset, len(batch))
+                    mesh = loop.mesh_of(trial, len(batch), options)
+                    circumstances = environment(dataset, len(batch), mesh)
                     with jax.default_matmul_precision("highest"):
-                        loop.train(trial, own, start, parts, circumstances, workdir, options, label, reporter)
+                        loop.train(trial, own, start, parts, mesh, circumstances, workdir, options, label, reporter)
     return [run for seed in seeds if (run := records.read_run(directories[seed], trial, seed)) is not None]
 
 
@@ -176,14 +179,15 @@ def _check_earlier(workdir: Path, trial: Trial, seeds: Sequence[int]) -> None:
             raise InputError(f"{earlier} has ended, but has no checkpoint to start from; remove it to train it again")
 
 
-def _check_machine(workdir: Path, options: Options) -> None:
+def _check_machine(workdir: Path, options: Options, trials: Iterable[Trial]) -> None:
     _check_workdir(workdir)
     if options.devices is not None and options.devices < 1:
         raise InputError(f"devices must be at least 1; got {options.devices}")
     if options.tensorboard:
         loop.tensorboard_writer()
     one_cpu_device_per_core(options.devices)
-    make_mesh(1, options.devices)
+    for trial in trials:
+        loop.mesh_of(trial, 1, options)
 
 
 def _finished(workdir: Path, trial: Trial, seeds: Sequence[int]) -> bool:

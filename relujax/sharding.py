@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import jax
@@ -27,29 +28,38 @@ def one_cpu_device_per_core(devices: int | None = None) -> None:
 def make_mesh(
     runs: int, devices: int | None = None, *, batch_size: int = 1, devices_per_run: int | None = None
 ) -> Mesh:
-    """A mesh with up to `runs` places along "run"; each place is `devices_per_run` devices, which split its batches.
+    """The mesh on which so many runs train at once, see `mesh_shape`.
 
-    By default those are the devices that would be idle, as many as divide `batch_size`. On CPU it is one: a run alone
-    has all cores there anyway.
+    On CPU no batch is split unless `devices_per_run` says so: a run alone has all cores there anyway.
     """
     available = jax.devices()
     if devices is not None and not 1 <= devices <= len(available):
         raise InputError(f"--devices must be from 1 to {len(available)}, the devices of this machine; got {devices}")
     available = available[:devices]
-    if devices_per_run is not None:
-        _check_split(batch_size, devices_per_run, len(available))
-    places = min(runs, len(available) // (devices_per_run or 1))
-    spare = 1 if available[0].platform == "cpu" else len(available) // places
-    split = devices_per_run or max(_divisors(batch_size, spare))
-    chosen = np.array(available[: places * split]).reshape(places, split)
+    if devices_per_run is None and available[0].platform == "cpu":
+        devices_per_run = 1
+    shape = mesh_shape(runs, len(available), batch_size, devices_per_run)
+    chosen = np.array(available[: prod(shape)]).reshape(shape)
     return Mesh(chosen, ("run", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def _check_split(batch_size: int, devices_per_run: int, available: int) -> None:
-    if not 1 <= devices_per_run <= available:
-        raise InputError(f"--devices-per-run must be from 1 to {available}, the devices in use; got {devices_per_run}")
+def mesh_shape(runs: int, devices: int, batch_size: int, devices_per_run: int | None = None) -> tuple[int, int]:
+    """Places along "run", up to one per run, and devices of each along "data", which split its batches.
+
+    By default no device is idle that could help: each place gets as many as there are and as divide the batch.
+    """
+    if devices_per_run is not None:
+        _check_split(batch_size, devices_per_run, devices)
+        return min(runs, devices // devices_per_run), devices_per_run
+    places = min(runs, devices)
+    return places, max(_divisors(batch_size, devices // places))
+
+
+def _check_split(batch_size: int, devices_per_run: int, devices: int) -> None:
+    if not 1 <= devices_per_run <= devices:
+        raise InputError(f"--devices-per-run must be from 1 to {devices}, the devices in use; got {devices_per_run}")
     if batch_size % devices_per_run:
-        nearest = min(_divisors(batch_size, available), key=lambda count: abs(count - devices_per_run))
+        nearest = min(_divisors(batch_size, devices), key=lambda count: abs(count - devices_per_run))
         below = batch_size - batch_size % devices_per_run
         sizes = " or ".join(str(size) for size in (below, below + devices_per_run) if size)
         raise InputError(
