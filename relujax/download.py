@@ -104,7 +104,7 @@ def prepare(
             work = Path(made)
             downloads = home / "downloads" / name
             for source in sources(name):
-                fetch(source, downloads, work, mirrors, progress)
+                fetch(source, downloads, mirrors, progress)
             columns = {split: _originals(name, split, downloads) for split in SPLITS}
             dataset = _check(name, columns, downloads)
             _write_records(name, columns, work, progress)
@@ -130,48 +130,93 @@ def verify(name: str, data_dir: Path | None = None) -> Dataset:
     return read(name, records_dir(name, data_dir))
 
 
-def fetch(source: Source, downloads: Path, work: Path, mirrors: Sequence[str], progress: Progress) -> None:
+def fetch(source: Source, downloads: Path, mirrors: Sequence[str], progress: Progress) -> None:
     """Put `source` into `downloads`, from there or from the first place that has it with the right SHA-256.
 
-    A wrong file is kept as *.refused; `work` is a folder of the same file system for the unfinished file.
+    What has come of it so far is kept as *.partial, wherever it came from, and the next try goes on there; a wrong file
+    is kept as *.refused. A second process waits for the first.
     """
     downloads.mkdir(parents=True, exist_ok=True)
-    target = downloads / source.filename
+    target, partial = downloads / source.filename, downloads / f"{source.filename}.partial"
     failures = []
-    if target.exists():
-        if wrong := _wrong(source, target):
-            failures.append(f"{target}: {wrong}")
-            _set_aside(target)
-        else:
-            return
-    for url in [f"{mirror.rstrip('/')}/{source.filename}" for mirror in mirrors] + [source.url]:
-        partial = work / source.filename
-        try:
-            _download(url, partial, source, progress)
-        except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
-            failures.append(f"{url}: {error}")
-            continue
-        if wrong := _wrong(source, partial):
-            failures.append(f"{url}: {wrong}")
-            partial.replace(target.with_name(f"{target.name}.refused"))
-        else:
-            partial.replace(target)
-            return
+    with _alone(downloads / f"{source.filename}.lock"):
+        if target.exists():
+            if wrong := _wrong(source, target):
+                failures.append(f"{target}: {wrong}")
+                _set_aside(target)
+            else:
+                return
+        for url in [f"{mirror.rstrip('/')}/{source.filename}" for mirror in mirrors] + [source.url]:
+            if failure := _fetch_from(url, source, partial, progress):
+                failures.append(f"{url}: {failure}")
+            else:
+                partial.replace(target)
+                return
     raise InputError(
         f"{source.filename} was not found: {'; '.join(failures)}. "
         f"Name another mirror, or put the right file into {downloads}"
     )
 
 
+def _fetch_from(url: str, source: Source, partial: Path, progress: Progress) -> str:
+    """Completes `partial` from `url`; why that was not possible, or nothing."""
+    from_elsewhere = partial.exists()
+    while True:
+        begun = _size(partial)
+        if begun < source.size:
+            try:
+                _download(url, partial, source, progress)
+            except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
+                broken = str(error)
+            else:
+                broken = ""
+            size = _size(partial)
+            if begun < size < source.size:  # some places break off often
+                continue
+            if size < source.size:
+                return broken or f"ended after {size} of {source.size} bytes"
+        wrong = _wrong(source, partial)
+        if not wrong:
+            return ""
+        partial.replace(partial.with_name(f"{source.filename}.refused"))
+        if not from_elsewhere:
+            return wrong
+        from_elsewhere = False  # its beginning may be of another file: all of it from here, then
+
+
 def _download(url: str, partial: Path, source: Source, progress: Progress) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "relujax"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, partial.open("wb") as file:
-        done = 0
-        # One byte too many is enough to know that the file is wrong.
-        while done <= source.size and (block := response.read(min(1 << 18, source.size + 1 - done))):
-            file.write(block)
-            done += len(block)
-            progress(source.filename, done, source.size)
+    """Goes on where `partial` ends, if the server can; else from the beginning."""
+    done = _size(partial)
+    headers = {"User-Agent": "relujax"} | ({"Range": f"bytes={done}-"} if done else {})
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as response:
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
+            done = 0
+        offered = response.headers.get("Content-Length")
+        if offered is not None and int(offered) != source.size - done:
+            raise ValueError(f"another file: {done + int(offered)} bytes, expected {source.size}")
+        with partial.open("ab" if done else "wb") as file:
+            # One byte too many is enough to know that the file is wrong.
+            while done <= source.size and (block := response.read(min(1 << 18, source.size + 1 - done))):
+                file.write(block)
+                done += len(block)
+                progress(source.filename, done, source.size)
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Waits until no other process holds `lock`; the system lets go of it when a process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _wrong(source: Source, path: Path) -> str:
@@ -179,7 +224,7 @@ def _wrong(source: Source, path: Path) -> str:
     actual = file_sha256(path)
     if actual == source.sha256:
         return ""
-    size = path.stat().st_size
+    size = _size(path)
     got = f"more than {source.size}" if size > source.size else f"{size}"
     return f"SHA-256 expected {source.sha256} ({source.size} bytes), got {actual} ({got} bytes)"
 

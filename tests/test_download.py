@@ -8,6 +8,7 @@ import os
 import tarfile
 import threading
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from test_datasets import make, shrink
 
 from relujax import datasets, download
 from relujax.datasets import DATASETS, load, records_dir
-from relujax.download import NAMES, Source, prepare, read_idx, read_tar, sources, verify
+from relujax.download import NAMES, Source, fetch, prepare, read_idx, read_tar, sources, verify
 from relujax.errors import InputError
 
 
@@ -157,17 +158,109 @@ def test_wrong_file_is_set_aside_and_the_next_mirror_tried(name, damage, server,
             (folder / "bad" / path.name).write_bytes(wrong[damage])
     first = download.sources(name)[0].filename
     prepare(name, tmp_path / "data", mirrors=[f"{base}/bad/"])
-    assert (tmp_path / "data/downloads" / name / f"{first}.refused").exists() == (damage != "missing")
+    # A file of another size is not even fetched.
+    assert (tmp_path / "data/downloads" / name / f"{first}.refused").exists() == (damage == "flip")
     assert verify(name, tmp_path / "data").name == name
 
     files = {source.filename: (folder / source.filename).read_bytes() for source in download.sources(name)}
     publish(monkeypatch, name, files, f"{base}/bad")
-    words = "404" if damage == "missing" else "SHA-256 expected [0-9a-f]{64} .*, got [0-9a-f]{64}"
+    words = {"missing": "404", "flip": "SHA-256 expected [0-9a-f]{64} .*, got [0-9a-f]{64}"}
+    words = words.get(damage, r"another file: \d+ bytes, expected \d+")
     with pytest.raises(InputError, match=words) as refused:
         prepare(name, tmp_path / "other")
     assert "\n" not in str(refused.value) and first in str(refused.value)
     with pytest.raises(InputError, match="is not prepared"):
         load(name, tmp_path / "other")
+
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+WANTED = Source("http://127.0.0.1:9/file.gz", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+
+
+class Fragile(Quiet):
+    """Serves CONTENT, the way the first part of the path says, and notes where each answer began."""
+
+    begun: ClassVar[list[int]] = []
+
+    def do_GET(self):
+        behaviour = self.path.split("/")[1]
+        asked = self.headers.get("Range")
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and behaviour != "without_ranges" else 0
+        content = bytes(len(CONTENT)) if behaviour == "wrong" else CONTENT
+        self.begun.append(start)
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start:] if behaviour != "breaking" else content[start:][:100_000])
+
+
+@pytest.fixture
+def fragile(monkeypatch):
+    monkeypatch.setattr(Fragile, "begun", [])
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Fragile)
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    httpd.server_close()
+    thread.join()
+
+
+def ignore(*progress):
+    pass
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(fragile, tmp_path):
+    seen = []
+    fetch(WANTED, tmp_path, [f"{fragile}/breaking"], lambda *step: seen.append(step))
+    assert Fragile.begun == [0, 100_000, 200_000] and (tmp_path / "file.gz").read_bytes() == CONTENT
+    done = [step[1] for step in seen]
+    assert done == sorted(set(done)) and done[-1] == len(CONTENT)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".gz", ".lock"}
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("behaviour, begun", [("whole", [0, 262_144]), ("without_ranges", [0, 0])])
+def test_a_killed_download_goes_on_in_the_next_process(behaviour, begun, fragile, tmp_path):
+    def kill(*progress):
+        raise Killed
+
+    with pytest.raises(Killed):
+        fetch(WANTED, tmp_path, [f"{fragile}/{behaviour}"], kill)
+    assert (tmp_path / "file.gz.partial").stat().st_size == 262_144
+    fetch(WANTED, tmp_path, [f"{fragile}/{behaviour}"], ignore)
+    assert Fragile.begun == begun and (tmp_path / "file.gz").read_bytes() == CONTENT
+
+
+def test_a_beginning_that_is_of_another_file_is_fetched_anew(fragile, tmp_path):
+    (tmp_path / "file.gz.partial").write_bytes(bytes(1000))
+    fetch(WANTED, tmp_path, [f"{fragile}/whole"], ignore)
+    assert Fragile.begun == [1000, 0] and (tmp_path / "file.gz").read_bytes() == CONTENT
+    assert (tmp_path / "file.gz.refused").stat().st_size == len(CONTENT)
+
+
+def test_a_wrong_file_is_fetched_once_and_the_next_mirror_asked(fragile, tmp_path):
+    fetch(WANTED, tmp_path, [f"{fragile}/wrong", f"{fragile}/whole"], ignore)
+    assert Fragile.begun == [0, 0] and (tmp_path / "file.gz").read_bytes() == CONTENT
+    (tmp_path / "file.gz").unlink()
+    with pytest.raises(InputError, match=r"wrong/file.gz: SHA-256 expected .*; http://127.0.0.1:9/file.gz: .*refused"):
+        fetch(WANTED, tmp_path, [f"{fragile}/wrong"], ignore)
+
+
+def test_two_downloads_of_one_file_at_once_leave_one_whole_file(fragile, tmp_path):
+    threads = [
+        threading.Thread(target=fetch, args=(WANTED, tmp_path, [f"{fragile}/breaking"], ignore)) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "file.gz").read_bytes() == CONTENT and len(Fragile.begun) == 3  # one of them fetched it
 
 
 def test_archives_of_another_dataset_are_refused(server, tmp_path, monkeypatch):
