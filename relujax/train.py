@@ -6,7 +6,7 @@ Every random number is a function of (seed, epoch or step, example), so a state 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from relujax.data import Transform, as_evaluated, augment, input_shape
+from relujax.errors import InputError
 from relujax.layers import is_convolutional, watch
 from relujax.recipe import losses, make_optimizer, mistakes
 from relujax.sharding import on_cpu, over_batch, over_batches, over_runs, split_batch
@@ -25,6 +26,7 @@ from relujax.trial import Trial
 
 Metrics = dict[str, Array]
 EVALUATION_BATCH = 1000  # images; only memory depends on it
+Calls = Literal["auto", "epoch", "step"]
 
 # Of convolutional programs on CPU. The library that XLA hands convolutions to by default takes two to six times as long
 # for a filter gradient as XLA's own code; and the barriers in `layers.settle` only last if no pass removes them early.
@@ -214,27 +216,57 @@ class Programs:
     # are taken one by one. Goes on to the end of the epoch, or to where every run has diverged.
     epoch: Callable[[TrainState, Array, Any, Callable[[], bool]], TrainState]
     measure: Callable[[TrainState, Any, Mapping[str, Any]], Metrics]  # states, training images, others by name
+    steps_per_call: int  # how many a compiled program takes before the host is back
 
 
-def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], streamed: bool = False) -> Programs:
+@dataclass(frozen=True)
+class Dispatch:
+    """How a trial's steps reach the devices; nothing of it changes what is computed, beyond rounding."""
+
+    per_call: Literal["epoch", "step"]  # how much one call of a compiled program trains
+    runs_of_a_device: Literal["vmap", "map"]
+    compiler_options: dict[str, str] | None = None
+
+
+def dispatch(trial: Trial, mesh: Mesh, image: tuple[int, ...], streamed: bool, calls: Calls = "auto") -> Dispatch:
+    """The rule, for images (H, W, C); `calls` overrides how much is trained per call.
+
+    On an accelerator the runs of a device are vmapped, as one small network cannot fill it. On CPU they take turns: a
+    batched matrix product is slower there than the products one after another. An epoch is one program: 0.89 s against
+    1.29 s step by step (784 – 8×128 – 10 on MNIST, 2 cores). Not so where a gradient of a convolution would stand in a
+    loop on CPU, which XLA computes by a naive method there (ResNet-20, batch 128: 22 s a step against 0.4 s), and not
+    where the images are handed out by the host batch by batch.
+    """
+    if calls == "epoch" and streamed:
+        raise InputError(f"images of {trial.data.name} do not fit a device, so steps are called one by one; got epoch")
+    cpu = on_cpu(mesh)
+    convolutions_on_cpu = cpu and is_convolutional(trial.model, (1, *input_shape(trial.data, image)))
+    return Dispatch(
+        per_call=("step" if convolutions_on_cpu or streamed else "epoch") if calls == "auto" else calls,
+        runs_of_a_device="map" if cpu else "vmap",
+        compiler_options=CPU_CONVOLUTIONS if convolutions_on_cpu else None,
+    )
+
+
+def compile_programs(
+    trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], streamed: bool = False, *, calls: Calls = "auto"
+) -> Programs:
     """The trial's programs for `mesh` and training images (N, H, W, C); each compiles when it is first called.
 
-    Of `streamed` splits, as of all where a convolution is trained on CPU, the host hands out batch by batch.
+    Of `streamed` splits, as wherever steps are called one by one, the host hands out batch by batch.
     """
     count, *image = train_shape
     steps = count // trial.recipe.batch_size
     optimizer = make_optimizer(trial.recipe, steps)
-    # XLA's CPU backend runs the gradients of a convolution inside a loop by a naive method, many times slower.
-    slow_in_loops = on_cpu(mesh) and is_convolutional(trial.model, (1, *input_shape(trial.data, tuple(image))))
+    how = dispatch(trial, mesh, tuple(image), streamed, calls)
 
     def compiled(function: Callable, shared: int, donated: tuple[int, ...] = ()) -> Callable:
-        options = CPU_CONVOLUTIONS if slow_in_loops else None
         # Without its sharding XLA is free to leave a result split over the devices of its run.
         return jax.jit(
-            _each_run(mesh, function, shared),
+            _each_run(mesh, function, shared, how.runs_of_a_device),
             donate_argnums=donated,
             out_shardings=over_runs(mesh),
-            compiler_options=options,
+            compiler_options=how.compiler_options,
         )
 
     def init(seed: Array, train: Split) -> TrainState:
@@ -244,12 +276,13 @@ def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], str
         found = {part: evaluate(trial, state, images) for part, images in others.items()}
         return _of_epoch(state, steps, found) | probe(trial, state, train)
 
-    if not (slow_in_loops or streamed):
+    if how.per_call == "epoch":
         whole = compiled(partial(train_epoch, trial, optimizer), shared=1, donated=(0,))
         return Programs(
             init=compiled(init, shared=1),
             epoch=lambda states, seeds, train, pause: whole(states, seeds, train),
             measure=compiled(measure, shared=2),
+            steps_per_call=steps,
         )
     order_of = compiled(partial(epoch_order, trial, count), shared=0)
     one_step = compiled(partial(next_step, trial, optimizer, steps), shared=0, donated=(0,))
@@ -286,7 +319,7 @@ def compile_programs(trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], str
             sums.append(sums_of(states, *batch))
         return jax.tree.map(lambda *values: np.sum(values, axis=0) / len(images), *jax.device_get(sums))
 
-    return Programs(init=compiled(init, shared=1), epoch=epoch_step_by_step, measure=measure_in_turn)
+    return Programs(compiled(init, shared=1), epoch_step_by_step, measure_in_turn, steps_per_call=1)
 
 
 def _on_host(images: Split | Streamed) -> Split | Streamed:
@@ -299,19 +332,15 @@ def _of_epoch(state: TrainState, steps: int, found: Mapping[str, Metrics]) -> Me
     return means | {f"{part}_{name}": value for part, values in found.items() for name, value in values.items()}
 
 
-def _each_run(mesh: Mesh, function: Callable, shared: int) -> Callable:
-    """`function` of one run as a function of many; its last `shared` arguments are common to all runs.
-
-    On an accelerator the runs of a device are vmapped: one small network cannot fill it. On CPU they take turns: a
-    batched matrix product is slower there than the products one after another.
-    """
+def _each_run(mesh: Mesh, function: Callable, shared: int, many: Literal["vmap", "map"]) -> Callable:
+    """`function` of one run as a function of many; its last `shared` arguments are common to all runs."""
 
     def runs_of_a_device(*args: Any) -> Any:
         per_run, common = args[: len(args) - shared], args[len(args) - shared :]
-        if jax.tree.leaves(per_run)[0].shape[0] == 1:  # no loop around a single run, see `compile_programs`
+        if jax.tree.leaves(per_run)[0].shape[0] == 1:  # no loop around a single run, see `dispatch`
             alone = jax.tree.map(lambda leaf: leaf[0], per_run)
             return jax.tree.map(lambda leaf: leaf[None], function(*alone, *common))
-        if on_cpu(mesh):
+        if many == "map":
             return lax.map(lambda own: function(*own, *common), per_run)
         return jax.vmap(lambda *own: function(*own, *common))(*per_run)
 

@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relujax import datasets, train
+from relujax import datasets
 from relujax.data import Data, Flip, UnitRange
+from relujax.errors import InputError
 from relujax.models.mlp import MLP
 from relujax.models.resnet import ResNet
 from relujax.probes import MedianActivation
 from relujax.recipe import Constant, Epochs, Recipe, Sgd, make_optimizer
 from relujax.sharding import batches_of_runs, make_mesh, over_runs
-from relujax.train import Split, compile_programs, evaluate, init_state, keys, train_epoch
+from relujax.train import Split, compile_programs, dispatch, evaluate, init_state, keys, train_epoch
 from relujax.trial import Trial
 
 RECIPE = Recipe(length=Epochs(2), batch_size=64, optimizer=Sgd(), schedule=Constant(0.05))
@@ -46,7 +47,7 @@ def never():
     return False
 
 
-def noted_programs(*args):
+def noted_programs(*args, **named):
     """The programs, and all that was handed to jax.jit for them."""
     jit, compiled = jax.jit, []
 
@@ -56,7 +57,7 @@ def noted_programs(*args):
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(jax, "jit", noting)
-        return compile_programs(*args), compiled
+        return compile_programs(*args, **named), compiled
 
 
 def assert_close(ours, theirs, tolerance):
@@ -172,10 +173,8 @@ PARTS = {"train": slice(200), "test": slice(200, 290)}
 @functools.cache
 def convolutional_programs(seeds, devices, in_one_scan):
     """The programs for 200 images of 8×8 pixels, and all that was handed to jax.jit for them."""
-    with pytest.MonkeyPatch.context() as patched:
-        if in_one_scan:
-            patched.setattr(train, "is_convolutional", lambda *args: False)
-        return noted_programs(CONVOLUTIONAL, make_mesh(seeds, devices), (200, 8, 8, 1))
+    calls = "epoch" if in_one_scan else "auto"
+    return noted_programs(CONVOLUTIONAL, make_mesh(seeds, devices), (200, 8, 8, 1), calls=calls)
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +216,17 @@ def test_the_step_of_a_convolutional_network_is_compiled_once(crops):
         states = programs.epoch(states, seeds, crops["train"], never)
         programs.measure(states, crops["train"], {"test": crops["test"]})
     assert [program._cache_size() for program in compiled] == [1] * len(compiled) and len(compiled) >= 4
+
+
+@pytest.mark.parametrize(
+    "trial, calls, expected",
+    [(TRIAL, "auto", ("epoch", None)), (TRIAL, "step", ("step", None)), (CONVOLUTIONAL, "auto", ("step", "options"))],
+)
+def test_how_steps_are_called_follows_from_network_and_device(trial, calls, expected):
+    how = dispatch(trial, make_mesh(1, 1), (28, 28, 1), False, calls)
+    assert (how.per_call, how.compiler_options and "options") == expected and how.runs_of_a_device == "map"
+
+
+def test_what_no_device_holds_cannot_be_an_epoch_per_call():
+    with pytest.raises(InputError, match="steps are called one by one"):
+        dispatch(TRIAL, make_mesh(1, 1), (28, 28, 1), True, "epoch")
