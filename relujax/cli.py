@@ -1,4 +1,4 @@
-"""The command line: list · show · run · report · data. It owns nothing; every command is one public call."""
+"""The command line: list · show · run · watch · report · data. It owns nothing; every command is one public call."""
 
 import inspect
 import signal
@@ -18,7 +18,7 @@ from rich.progress import TaskID
 from rich.table import Column, Table
 
 from relujax import datasets, records
-from relujax.data import Data, input_shape
+from relujax.data import Data
 from relujax.errors import InputError, need, unknown
 from relujax.from_tfds import from_tfds
 from relujax.study import Measurement, Study, adapt
@@ -69,7 +69,16 @@ class Run:
     checkpoint_every: str = "5m"
     """How much training may be lost when the machine is taken away, e.g. 30s, 5m, 1h."""
     tensorboard: bool = False
-    """Also write TensorBoard events into each run's directory."""
+    """Also write TensorBoard events: tensorboard --logdir WORKDIR/tensorboard."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Every row and run of a workdir while it trains: epochs, loss, time left. Only reads; Ctrl-C ends it."""
+
+    workdir: tyro.conf.Positional[Path] = Path("workdir")
+    once: bool = False
+    """Show it once and end."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,7 @@ Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Watch, tyro.conf.subcommand("watch")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[DataCommand, tyro.conf.subcommand("data")]
 )
@@ -129,6 +139,8 @@ def main(studies: Studies, arguments: list[str] | None = None) -> int:
                 _show(studies, command)
             case Run():
                 _run(studies, command)
+            case Watch():
+                _watch(command)
             case Report():
                 _report(studies, command)
             case DataCommand():
@@ -158,87 +170,30 @@ def _study(studies: Studies, name: str) -> Entry:
 
 
 def _list(studies: Studies, command: List) -> None:
-    from relujax import report
-
     # Names are there to be typed: the source gives way where the window is narrow.
     table = Table("study", "rows × runs", "done", Column("source", ratio=1, no_wrap=True), box=SIMPLE, expand=True)
     for name in studies:
         study = _as_run(studies, name, command.workdir) or studies[name]()
-        results = report.read(study, name, command.workdir)
         if isinstance(study, Measurement):
-            size, done, total = f"{len(study.rows)}, measured", len(results), len(study.rows)
+            size, total = f"{len(study.rows)}, measured", len(study.rows)
+            done = len(records.read_measured_rows(command.workdir, name, study.labels))
         else:
             size, total = f"{len(study.trials)} × {study.runs}", len(study.trials) * study.runs
-            done = sum(run.status != "unfinished" for runs in results.values() for run in runs)
+            directories = (
+                records.run_directory(command.workdir, trial, seed)
+                for trial in study.trials.values()
+                for seed in range(study.runs)
+            )
+            done = sum(map(records.is_finished, directories))
         table.add_row(name, size, f"{done} of {total}" if done else "–", study.source)
     Console().print(table)
     Console().print(f"done: runs that {command.workdir} holds", style="dim")
 
 
 def _show(studies: Studies, command: Show) -> None:
-    study = _study(studies, command.study)
-    console = Console()
-    console.print(f"[bold]{command.study}[/] ({study.source}): {study.question}")
-    if isinstance(study, Study):
-        _show_trials(study, console)
-    else:
-        console.print(f"Measured, without training: {', '.join(study.rows)}.")
-        for label, number in study.reported.items():
-            console.print(f"  the paper's {label}: {number}")
-    console.print("Claims:" if study.claims else "No claim.")
-    for stated in study.claims:
-        console.print(f"  {stated.words}")
-    console.print(_note(studies[command.study]), style="dim", highlight=False)
+    from relujax.show import show
 
-
-def _show_trials(study: Study, console: Console) -> None:
-    from relujax.layers import count_parameters, ratio
-
-    described = {label: dict(_flat(describe(trial))) for label, trial in study.trials.items()}
-    first = next(iter(described.values()))
-    common = {field for field in first if all(row.get(field) == first[field] for row in described.values())}
-    varying = dict.fromkeys(field for row in described.values() for field in row if field not in common)
-    table = Table("row", *(field.rpartition(".")[2] for field in varying), "parameters", "layers", "sites", box=SIMPLE)
-    if study.reported:
-        table.add_column("paper")
-    for label, trial in study.trials.items():
-        images = (1, *input_shape(trial.data, datasets.facts_of(trial.data).shape))
-        layers, sites = ratio(trial.model, images)
-        cells = [described[label].get(field, "") for field in varying]
-        cells += [f"{count_parameters(trial.model, images):,}", str(layers), str(sites)]
-        if study.reported:
-            reported = study.reported.get(label)
-            cells.append("none printed" if reported is None else str(reported))
-        table.add_row(label, *cells)
-    console.print(table)
-    if not study.reported:
-        console.print("The paper prints no number for these rows.")
-    console.print("In every row:")
-    for field in first:
-        if field in common:
-            console.print(f"  {field} = {first[field]}", highlight=False)
-    console.print(f"{study.runs} runs per row.")
-
-
-def _flat(value: object, path: str = "") -> Iterator[tuple[str, str]]:
-    """{"recipe": {"length": {"class": "Epochs", "count": 300}}} → ("recipe.length", "Epochs"), ("….count", "300")."""
-    if isinstance(value, Mapping):
-        if "function" in value:
-            constants = ", ".join(str(item) for key, item in value.items() if key != "function")
-            yield path, f"{value['function']}({constants})"
-            return
-        if "class" in value and path:
-            yield path, str(value["class"])
-        for key, item in value.items():
-            if key != "class":
-                yield from _flat(item, f"{path}.{key}" if path else key)
-    elif isinstance(value, list) and not any(isinstance(item, Mapping | list) for item in value):
-        yield path, f"({', '.join(map(str, value))})"
-    elif isinstance(value, list):
-        for position, item in enumerate(value):
-            yield from _flat(item, path if len(value) == 1 else f"{path}.{position + 1}")
-    else:
-        yield path, str(value)
+    show(command.study, _study(studies, command.study), _note(studies[command.study]), Console())
 
 
 def _run(studies: Studies, command: Run) -> None:
@@ -280,6 +235,12 @@ def _images(command: Run) -> str | Data | None:
         return command.data
     with _bars() as show:
         return from_tfds(command.data, command.data_dir, show)
+
+
+def _watch(command: Watch) -> None:
+    from relujax.live import watch
+
+    watch(command.workdir, once=command.once)
 
 
 def _report(studies: Studies, command: Report) -> None:

@@ -1,6 +1,7 @@
 """A group of runs trained together: from a step to the end, with records, checkpoints and preemption."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from relujax.preemption import Preempted, noted_signals
 from relujax.progress import Reporter
 from relujax.sharding import everywhere, make_mesh, over_runs
 from relujax.train import Programs, Split, Streamed, TrainState, compile_programs
-from relujax.trial import Trial, differences
+from relujax.trial import Trial, differences, trial_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Options:
     data_dir: str | Path | None = None  # a TFDS data directory; None: $RELUJAX_DATA or ~/.cache/relujax/data
     devices: int | None = None  # so many instead of all
     devices_per_run: int | None = None  # so many split each batch; None: those that are spare, on CPU one
-    tensorboard: bool = False  # also write TensorBoard events into each run's directory
+    tensorboard: bool = False  # also write TensorBoard events, into workdir/tensorboard
     checkpoint_every: float = 300.0  # seconds
 
 
@@ -93,7 +94,11 @@ def train(
         boards = {}
         if options.tensorboard:
             writer = tensorboard_writer()
-            boards = {run: writer(str(directory / "tensorboard")) for run, directory in alive.items()}
+            boards = {
+                # Epochs of a run that was killed after its last checkpoint come again, and are shown once.
+                run: writer(str(_board(workdir, trial, label, seed)), purge_step=start // steps + 1, flush_secs=10)
+                for run, seed in enumerate(directories)
+            }
         for checkpoint in checkpoints.values():
             stack.callback(checkpoint.close)
         for board in boards.values():
@@ -228,6 +233,12 @@ def _unless_it_fails(call: Callable, *args: Any) -> bool:
         logging.getLogger(__name__).warning("TensorBoard events are given up: %s: %s", type(error).__name__, error)
         return False
     return True
+
+
+def _board(workdir: Path, trial: Trial, label: str, seed: int) -> Path:
+    """Where a run's events go: TensorBoard names curves by their directory, so it says the row and the seed."""
+    name = re.sub(r"[^\w.,+ ()-]", "-", f"{label} {trial_id(trial)}".strip())
+    return workdir / "tensorboard" / name / f"seed_{seed}"
 
 
 def tensorboard_writer() -> Any:

@@ -121,14 +121,12 @@ def summary(study: Entry, results: Results, width: int = 80) -> Group:
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> Group:
     """A table for a terminal of `width` columns with every cell whole: what has no room goes into a table below it."""
-    labels, *columns = [
-        (textwrap.fill(title, 12, break_long_words=False), *cells) for title, *cells in zip(header, *rows)
-    ]
+    labels, *columns = [(_heading_lines(title, cells), *cells) for title, *cells in zip(header, *rows)]
     first = Column(labels[0], width=min(_widest(labels), width // 2 - 2), overflow="fold")
     parts: list[list[tuple[str, ...]]] = [[]]
-    room = left = width - 4 - (first.width or 0)
+    room = left = width - 3 - (first.width or 0)
     for cells in columns:
-        needed = _widest(cells) + 3  # a space on both sides and one between columns
+        needed = _widest(cells) + 2  # a space after it and one between columns
         if parts[-1] and needed > left:
             parts.append([])
             left = room
@@ -137,11 +135,16 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) ->
     tables = []
     for part in parts:
         others = [Column(cells[0], min_width=_widest(cells), no_wrap=True, justify="right") for cells in part]
-        drawn = Table(replace(first), *others, box=SIMPLE)
+        drawn = Table(replace(first), *others, box=SIMPLE, padding=(0, 1, 0, 0))
         for cells in zip(labels[1:], *(cells[1:] for cells in part)):
             drawn.add_row(*map(Text, cells))
         tables.append(drawn)
     return Group(*tables)
+
+
+def _heading_lines(title: str, cells: Sequence[str]) -> str:
+    """A heading in lines that are no wider than the cells below it, or than its longest word."""
+    return textwrap.fill(title, max(_widest([*cells, *title.split()]), 1), break_long_words=False)
 
 
 def _widest(cells: Sequence[str]) -> int:

@@ -26,6 +26,7 @@ def test_show_prints_networks_settings_claims_and_deviations(capsys):
         assert main(STUDIES, ["show", name]) == 0
     shown = capsys.readouterr().out
     assert all(number in shown for number in ("217,354", "2,837,314", "6.55", "-0.3532"))
+    assert "0.433" in shown  # MFLOPs: 2 · (784 · 128 + 7 · 128² + 128 · 10) / 10⁶
     assert "ELUs have a smaller median activation" in shown and "Deviation: the number of runs is not stated" in shown
 
 
@@ -35,7 +36,7 @@ def test_run_then_run_again_then_report(tmp_path, capsys):
     first = capsys.readouterr()
     assert "REHEARSAL" in first.out and "2/2" in first.out and str(tmp_path / "report.html") in first.out
     assert "run-epochs" in first.err and "images/s" in first.err
-    assert len(list(tmp_path.glob("runs/*/seed_*/tensorboard/*"))) == 6
+    assert len(list(tmp_path.glob("tensorboard/*/seed_*/*"))) == 6
     assert main(STUDIES, arguments) == 0
     again = capsys.readouterr()
     assert again.out == first.out and "run-epochs" not in again.err
@@ -60,6 +61,7 @@ def test_run_then_run_again_then_report(tmp_path, capsys):
         ([*RUN, "--devices", "0"], "devices must be at least 1; got 0"),
         (["run", "elu.fig_2_median_activation", "--data-dir", "/nowhere"], "mnist is not prepared in /nowhere"),
         (["report"], "holds no run of any study"),
+        (["watch", "nowhere"], "must be a directory that a study runs in; nowhere is none"),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_nothing_written(tmp_path, capsys, monkeypatch, arguments, message):
@@ -93,7 +95,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch):
 
 
 def test_every_command_explains_itself():
-    for command in ("list", "show", "run", "report", "data"):
+    for command in ("list", "show", "run", "watch", "report", "data"):
         with pytest.raises(SystemExit) as stop:
             main(STUDIES, [command, "--help"])
         assert stop.value.code == 0
