@@ -1,8 +1,8 @@
-# make demo: a first study in two minutes · make test · make test-slow · make test-torch · make lint · make bench · make docs
+# make demo: a first study in two minutes · make test · make test-slow · make test-faults · make test-torch · make lint · make bench · make docs
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-torch lint bench docs
+.PHONY: demo test test-slow test-faults test-torch lint bench docs
 
 demo: .venv/installed
 	$(BIN)/python -m experiments run elu.fig_2_median_activation --data digits --epochs 60 --runs 3 --workdir workdir/demo
@@ -12,6 +12,9 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-faults: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 -m faults tests/test_faults.py tests/test_launch.py
 
 test-torch: .venv/installed-dev .venv/installed-torch
 	$(BIN)/python -m pytest -n 2 tests/pytorch

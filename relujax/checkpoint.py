@@ -68,8 +68,12 @@ class Checkpoints:
     def _save(self, step: int, state: Any) -> None:
         import orbax.checkpoint as ocp
 
-        self._manager.save(step, args=ocp.args.StandardSave(state))
-        _seal(self.directory, step)
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+            _seal(self.directory, step)
+        except Exception as error:  # a full disk is a ValueError of TensorStore's, with its call stack as the message
+            reason = " ".join(str(error).split())[:200]
+            raise OSError(f"step {step} could not be saved in {self.directory / 'checkpoints'}: {reason}") from error
         kept = {str(step) for step in self._manager.all_steps()}
         for path in (self.directory / "manifests").glob("*.json"):
             if path.stem not in kept:
@@ -97,9 +101,10 @@ def newest(directory: Path) -> int:
 
 
 def _seal(directory: Path, step: int) -> None:
-    """Everything of the checkpoint to the disk itself, then its manifest."""
+    """Everything of the checkpoint, and the epochs before it, to the disk itself, then its manifest."""
     folder = directory / "checkpoints" / str(step)
-    for path in (*folder.rglob("*"), folder, folder.parent):
+    epochs = [path for path in (directory / "metrics.jsonl", *directory.glob("probes/*/*.npy")) if path.exists()]
+    for path in (*epochs, *folder.rglob("*"), folder, folder.parent):
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -4,7 +4,7 @@ import inspect
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,12 @@ from relujax.data import Data
 from relujax.errors import InputError, need, unknown
 from relujax.from_tfds import from_tfds
 from relujax.study import Measurement, Study, adapt
-from relujax.trial import describe
+from relujax.trial import Trial, describe
 
 Entry = Study | Measurement
 Studies = Mapping[str, Callable[[], Entry]]
 
+FAILED = 1  # exit status: an error stopped some of the runs
 PREEMPTED = 3  # exit status: run the same command again to go on
 
 
@@ -48,7 +49,7 @@ class Show:
 class Run:
     """Train what the workdir does not hold yet, then report; the same command again goes on where it was."""
 
-    study: tyro.conf.Positional[str]
+    studies: tyro.conf.Positional[tuple[str, ...]]
     workdir: Path = Path("workdir")
     """Where runs and reports go."""
     epochs: int | None = None
@@ -70,6 +71,12 @@ class Run:
     """How much training may be lost when the machine is taken away, e.g. 30s, 5m, 1h."""
     tensorboard: bool = False
     """Also write TensorBoard events: tensorboard --logdir WORKDIR/tensorboard."""
+    launcher: Literal["local", "ray"] = "local"
+    """Where the runs train: in this process, or as tasks of a Ray cluster that sees the same workdir."""
+    address: str | None = None
+    """The Ray cluster, e.g. auto or ray-head:6379; default: this machine."""
+    resources: tuple[str, ...] = ()
+    """What each Ray task needs, e.g. GPU=1 CPU=4; default: one CPU."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def studies_of(*modules: ModuleType) -> dict[str, Callable[[], Entry]]:
 
 
 def main(studies: Studies, arguments: list[str] | None = None) -> int:
-    """Runs one command; 0 done, 2 bad input (one line says which), 3 interrupted (the same command goes on)."""
+    """Runs one command; 0 done, 1 failed runs, 2 bad input (one line says which), 3 interrupted (the same goes on)."""
     # Whoever takes the machine away sends SIGTERM; before training has begun it is as good as Ctrl-C.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -138,7 +145,7 @@ def main(studies: Studies, arguments: list[str] | None = None) -> int:
             case Show():
                 _show(studies, command)
             case Run():
-                _run(studies, command)
+                return _run(studies, command)
             case Watch():
                 _watch(command)
             case Report():
@@ -196,8 +203,10 @@ def _show(studies: Studies, command: Show) -> None:
     show(command.study, _study(studies, command.study), _note(studies[command.study]), Console())
 
 
-def _run(studies: Studies, command: Run) -> None:
-    from relujax import runner, tables
+def _run(studies: Studies, command: Run) -> int:
+    import jax
+
+    from relujax import report, runner, tables
     from relujax.environment import keep_compiled_programs
 
     keep_compiled_programs()
@@ -208,25 +217,45 @@ def _run(studies: Studies, command: Run) -> None:
         "data": command.data,
         "precision": command.precision,
     }
-    study = _study(studies, command.study)
-    if isinstance(study, Study):
+    entries = {name: _study(studies, name) for name in command.studies}
+    if any(isinstance(study, Study) for study in entries.values()):
         overrides["data"] = _images(command)
-        study = adapt(study, **overrides)
-    results = runner.run(
-        study,
-        name=command.study,
-        workdir=command.workdir,
-        only=command.only,
-        data_dir=command.data_dir,
-        devices=command.devices,
-        devices_per_run=command.devices_per_run,
-        tensorboard=command.tensorboard,
-        checkpoint_every=_seconds(command.checkpoint_every),
-        overrides=overrides | {"data": describe(overrides["data"])},
-    )
-    console = Console()
-    console.print(tables.summary(study, results, console.width))
+    options = {
+        "data_dir": command.data_dir,
+        "devices": command.devices,
+        "devices_per_run": command.devices_per_run,
+        "tensorboard": command.tensorboard,
+        "checkpoint_every": _seconds(command.checkpoint_every),
+    }
+    wanted: list[tuple[Mapping[str, Trial], Sequence[int]]] = []
+    if command.launcher == "ray":
+        jax.config.update("jax_platforms", "cpu")  # the accelerators of this machine are for the tasks
+    for name, study in entries.items():
+        entries[name] = adapt(study, **overrides) if isinstance(study, Study) else study
+        runner.run(
+            entries[name],
+            name=name,
+            workdir=command.workdir,
+            only=command.only,
+            elsewhere=None if command.launcher == "local" else lambda *rows: wanted.append(rows),
+            overrides=overrides | {"data": describe(overrides["data"])},
+            **options,
+        )
+    if wanted:
+        from relujax import launch
+
+        place = {"address": command.address, "resources": command.resources}
+        launch.train(wanted, workdir=command.workdir, options=options, **place)
+    console, failures = Console(), {}
+    for name, study in entries.items():
+        results = report.read(study, name, command.workdir)
+        console.print(tables.summary(study, results, console.width))
+        for label, runs in results.items():
+            failures |= {f"{label}, seed {run.seed}": run.failure for run in runs if run.failure}
     _write_report(studies, command.workdir)
+    for run, reason in failures.items():
+        print(f"failed: {run}: {reason}", file=sys.stderr)
+    return FAILED if failures else 0
 
 
 def _images(command: Run) -> str | Data | None:

@@ -6,6 +6,7 @@ WORKDIR/runs/<trial id>/seed_3/trial.json        the trial as data
                               probes/<name>/0001.npy
                               checkpoints/       see checkpoint.py
                               result.json        present once the run has ended, done or diverged
+                              failure.json       why it could not, where an error stopped it
 WORKDIR/measurements/<name>/row_1.{npz,json}     a measured row: its arrays; its label and circumstances
 """
 
@@ -124,6 +125,14 @@ def is_finished(directory: Path) -> bool:
     return (directory / "result.json").exists()
 
 
+def note_failure(directory: Path, reason: str) -> None:
+    """Writes down why the run could not be trained to its end; "" takes the note away."""
+    if reason and not is_finished(directory):
+        write_json(directory / "failure.json", {"reason": reason})
+    else:
+        (directory / "failure.json").unlink(missing_ok=True)
+
+
 def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
     """One run from its directory; None where it was never begun."""
     if not directory.exists():
@@ -131,6 +140,8 @@ def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
     ended: dict[str, Any] = {"status": "unfinished"}
     if is_finished(directory):
         ended = read_json(directory / "result.json")
+    elif (directory / "failure.json").exists():
+        ended["failure"] = read_json(directory / "failure.json")["reason"]
     history = read_history(directory)
     unit_values = {}
     if (directory / "probes").exists():
@@ -142,6 +153,7 @@ def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
         seed=seed,
         status=ended["status"],
         diverged_at_step=ended.get("diverged_at_step"),
+        failure=ended.get("failure", ""),
         history=tuple(history),
         unit_values=unit_values,
         environment=ended.get("environment", {}),

@@ -1,7 +1,8 @@
 """Study → run directories: skips the runs that are done, goes on with those that are not, trains the rest."""
 
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,14 @@ def run(
     name: str | None = None,
     only: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    elsewhere: Callable[[Mapping[str, Trial], Sequence[int]], None] | None = None,
     **options: Any,
 ) -> Results:
     """Trains every run of `study` (or of the rows in `only`) that `workdir` does not hold yet; returns all of them.
 
-    A measurement's rows are measured instead. The other keywords are those of `Options`.
+    A row that an error stops is noted, and the others go on. A measurement's rows are measured instead. `elsewhere`
+    gets the rows and their seeds, after all checks, where other machines shall train them. The other keywords are
+    those of `Options`.
     """
     workdir, how = Path(workdir), Options(**options)
     name = name or re.sub(r"\W+", "_", study.source).strip("_").lower()
@@ -46,7 +50,9 @@ def run(
     every = _phases(study.trials.values())
     for trial in every:
         check(trial)
-    _check_machine(workdir, how, every)
+    _check_workdir(workdir)
+    if elsewhere is None:
+        _check_machine(workdir, how, every)
     chosen = {label: trial for label, trial in study.trials.items() if not only or label in only}
     seeds = range(study.runs)
     phases = _phases(chosen.values())
@@ -65,12 +71,25 @@ def run(
             "overrides": dict(overrides or {}),
         },
     )
-    if waiting:
+    if waiting and elsewhere:
+        elsewhere(chosen, seeds)
+    elif waiting:
         total = sum(trial.recipe.length.count for trial in phases) * study.runs
         done = sum(_epochs_done(workdir, trial, seed) for trial in phases for seed in seeds)
         with progress(total, done) as reporter:
             for label, trial in chosen.items():
-                _fit(trial, seeds, workdir, how, label, reporter)
+                failure = ""
+                try:
+                    _fit(trial, seeds, workdir, how, label, reporter)
+                except (InputError, OSError):  # what befalls the next row as well, and needs the user
+                    raise
+                except Exception as error:
+                    if jax.process_count() > 1:  # the others wait for this one
+                        raise
+                    failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                    logging.getLogger(__name__).exception("%s is given up", label)
+                for seed in seeds:
+                    records.note_failure(records.run_directory(workdir, trial, seed), failure)
     return records.read_results(workdir, study.trials, study.runs)
 
 

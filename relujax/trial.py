@@ -39,6 +39,7 @@ class RunResult:
     seed: int
     status: Literal["done", "diverged", "unfinished"]
     diverged_at_step: int | None = None
+    failure: str = ""  # the error that stopped an unfinished run
     history: tuple[Mapping[str, float], ...] = ()
     unit_values: Mapping[str, np.ndarray] = field(default_factory=dict)  # probe → (epochs, units)
     environment: Mapping[str, Any] = field(default_factory=dict)  # versions, device, dataset digest, flags
