@@ -29,8 +29,15 @@ class Checkpoints:
         # What a killed process was writing; nobody else writes here, for the run is locked.
         for left in (directory / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(left)
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False, create=True)
+        # Of several processes only the first saves, and must not wait for the others, as Orbax has it by default.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}, barrier_sync_key_prefix="process0"
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT, enable_async_checkpointing=False, create=False, multiprocessing_options=alone
+        )
         self.directory = directory
+        (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager((directory / "checkpoints").absolute(), options=options)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None

@@ -13,14 +13,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from relujax import datasets, records
+from relujax import datasets, hosts, records
 from relujax.checkpoint import Checkpoints, newest
 from relujax.errors import InputError
+from relujax.gates import Begin
 from relujax.preemption import Preempted, noted_signals
+from relujax.profile import Profile
 from relujax.progress import Reporter
 from relujax.sharding import everywhere, make_mesh, over_runs
-from relujax.train import Programs, Split, Streamed, TrainState, compile_programs
+from relujax.train import Calls, Programs, Split, Streamed, TrainState, compile_programs
 from relujax.trial import Trial, differences, trial_id
+
+NOTHING, CHECKPOINT, END = range(3)  # what a process wishes after a step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,8 @@ class Options:
     devices_per_run: int | None = None  # so many split each batch; None: those that are spare, on CPU one
     tensorboard: bool = False  # also write TensorBoard events, into workdir/tensorboard
     checkpoint_every: float = 300.0  # seconds
+    calls: Calls = "auto"  # how much one call of a compiled program trains, see `train.dispatch`
+    profile: tuple[int, int] | None = None  # trace the steps from … up to … into workdir/profile
 
 
 def mesh_of(trial: Trial, runs: int, options: Options) -> Mesh:
@@ -82,17 +88,17 @@ def train(
     # Where images are held out, the test images are read once, at the end.
     watched = "validation" if "validation" in parts else "test"
     others = {watched: _placed(parts[watched], mesh)}
-    programs = compile_programs(trial, mesh, train.images.shape, isinstance(train, Streamed))
-    seeds = jax.device_put(np.array(list(directories), np.int32), over_runs(mesh))
+    programs = compile_programs(trial, mesh, train.images.shape, isinstance(train, Streamed), calls=options.calls)
+    seeds = hosts.place(np.array(list(directories), np.int32), over_runs(mesh))
     alive = dict(enumerate(directories.values()))
     epochs, steps = trial.recipe.length.count, len(train) // trial.recipe.batch_size
     step = start
 
     with ExitStack() as stack:
         asked = stack.enter_context(noted_signals())
-        checkpoints = {run: Checkpoints(directory) for run, directory in alive.items()}
+        checkpoints = {run: Checkpoints(directory) for run, directory in alive.items()} if hosts.is_first() else {}
         boards = {}
-        if options.tensorboard:
+        if options.tensorboard and hosts.is_first():
             writer = tensorboard_writer()
             boards = {
                 # Epochs of a run that was killed after its last checkpoint come again, and are shown once.
@@ -104,27 +110,41 @@ def train(
         for board in boards.values():
             stack.callback(_unless_it_fails, board.close)
         states = _start(trial, programs, directories, start, checkpoints, workdir, seeds, train, mesh)
-        for directory in alive.values():
-            records.keep_epochs(directory, start // steps)
-        _note(circumstances, directories.values(), resumed=start > 0)
+        if hosts.is_first():
+            for directory in alive.values():
+                records.keep_epochs(directory, start // steps)
+            _note(circumstances, directories.values(), resumed=start > 0)
+        profile = stack.enter_context(Profile(options.profile if hosts.is_first() else None, workdir / "profile"))
         saved = begun = time.monotonic()
+        wished: Any = NOTHING
 
-        def due() -> bool:
+        def wish() -> int:
             for checkpoint in checkpoints.values():
                 checkpoint.surface()
-            return asked.is_set() or time.monotonic() - saved > options.checkpoint_every
+            late = time.monotonic() - saved > options.checkpoint_every
+            return END if asked.is_set() else CHECKPOINT if late else NOTHING
+
+        def after_step() -> bool:
+            nonlocal step, wished
+            step += 1
+            profile.before(step, step + 1)
+            before, wished = wished, hosts.largest(wish())
+            # What many processes wish now is known when the step that is under way is done: that is too long to wait.
+            return int(wished if jax.process_count() == 1 else before) > NOTHING
 
         while alive and step < epochs * steps:  # killed after the last checkpoint, only the result is missing
-            states = programs.epoch(states, seeds, train, due)
-            for run, step in enumerate(np.asarray(states.diverged_at).tolist()):
-                if step and run in alive:
-                    end(alive.pop(run), circumstances, status="diverged", diverged_at_step=step)
-            step = int(states.step[0])
+            profile.before(step, step + programs.steps_per_call)
+            wished = NOTHING
+            states = programs.epoch(states, seeds, train, after_step)
+            for run, failed in enumerate(hosts.gather(states.diverged_at).tolist()):
+                if failed and run in alive:
+                    end(alive.pop(run), circumstances, status="diverged", diverged_at_step=failed)
+            step = int(hosts.gather(states.step)[0])
             epoch, into = divmod(step, steps)
             if alive and not into:
                 if epoch == epochs and watched == "validation":
                     others["test"] = _placed(parts["test"], mesh)
-                metrics = jax.device_get(programs.measure(states, train, others))
+                metrics = hosts.gather(programs.measure(states, train, others))
                 seconds = round((time.monotonic() - begun) / len(directories), 4)
                 begun = time.monotonic()
                 for run, directory in list(alive.items()):
@@ -135,26 +155,29 @@ def train(
                     scalars = {name: float(value) for name, value in own.items() if value.ndim == 0}
                     arrays = {name: value for name, value in own.items() if value.ndim > 0}
                     line = {"epoch": epoch, "step": step, **scalars, "seconds": seconds}
-                    records.append_epoch(directory, line, arrays)
+                    if hosts.is_first():
+                        records.append_epoch(directory, line, arrays)
                     for name, value in scalars.items() if run in boards else ():
                         if not _unless_it_fails(boards[run].add_scalar, name, value, epoch):
                             boards.clear()
                             break
                 loss = float(np.mean([metrics["train_loss"][run] for run in alive])) if alive else float("nan")
                 reporter(label, runs=len(directories), images=len(directories) * len(train), loss=loss)
-            if step == epochs * steps or due():
-                host = jax.device_get(states)
-                for run in alive:
+            wanted = int(hosts.largest(wish()))
+            if step == epochs * steps or wanted:
+                host = hosts.gather(states)
+                for run in alive if hosts.is_first() else ():
                     own = jax.tree.map(lambda leaf, run=run: leaf[run], host)
                     # From numbers that are none there is no going on; the next loss will tell.
                     if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(own)):
                         checkpoints[run].save(step, own)
                 saved = time.monotonic()
-            if asked.is_set() and step < epochs * steps:
+            if wanted == END and step < epochs * steps:
                 raise Preempted
     for directory in alive.values():
         end(directory, circumstances, status="done")
-    if asked.is_set():  # during the last step: these runs are done, and no others shall begin
+    # During the last step: these runs are done, and no others shall begin.
+    if int(hosts.largest(END if asked.is_set() else NOTHING)) == END:
         raise Preempted
 
 
@@ -175,13 +198,22 @@ def _start(
         return _restored(list(checkpoints.values()), start, jax.eval_shape(programs.init, seeds, image), mesh)
     states = programs.init(seeds, image)
     if trial.start_from is None:
-        return states
-    earlier = [Checkpoints(records.run_directory(workdir, trial.start_from, seed)) for seed in directories]
+        return states if trial.begin is None else _begun(trial.begin, states, None, seeds)
+    earlier = []
+    if hosts.is_first():
+        earlier = [Checkpoints(records.run_directory(workdir, trial.start_from, seed)) for seed in directories]
     like = jax.eval_shape(compile_programs(trial.start_from, mesh, train.images.shape).init, seeds, image)
     before = _restored(earlier, _final_step(earlier), like, mesh)
     for checkpoint in earlier:
         checkpoint.close()
+    if trial.begin is not None:
+        return _begun(trial.begin, states, before.params, seeds)
     return replace(states, params=before.params, batch_stats=before.batch_stats)
+
+
+def _begun(begin: Begin, states: TrainState, earlier: Any, seeds: jax.Array) -> TrainState:
+    """Fresh states with the gates that `begin` gives each run."""
+    return replace(states, params=jax.jit(jax.vmap(begin))(states.params, earlier, seeds))
 
 
 def _final_step(checkpoints: Sequence[Checkpoints]) -> int:
@@ -196,13 +228,17 @@ def _final_step(checkpoints: Sequence[Checkpoints]) -> int:
 
 def _restored(checkpoints: Sequence[Checkpoints], step: int, like: TrainState, mesh: Mesh) -> TrainState:
     """The states after `step`, stacked; `like` has their shapes and types with the leading run axis."""
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
-    restored = [own.restore(step, like) for own in checkpoints]
-    return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *restored), over_runs(mesh))
+    if hosts.is_first():
+        own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
+        restored = [checkpoint.restore(step, own) for checkpoint in checkpoints]
+        states = jax.tree.map(lambda *leaves: np.stack(leaves), *restored)
+    else:
+        states = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    return hosts.place(hosts.agreed(states), over_runs(mesh))
 
 
 def _placed(images: Split | Streamed, mesh: Mesh) -> Split | Streamed:
-    return images if isinstance(images, Streamed) else jax.device_put(images, everywhere(mesh))
+    return images if isinstance(images, Streamed) else hosts.place(images, everywhere(mesh))
 
 
 def _note(circumstances: Mapping[str, Any], directories: Iterable[Path], resumed: bool) -> None:
@@ -222,7 +258,8 @@ def _note(circumstances: Mapping[str, Any], directories: Iterable[Path], resumed
 
 def end(directory: Path, circumstances: Mapping[str, Any], **outcome: Any) -> None:
     """Notes how the run has ended; from then on it is only read."""
-    records.write_json(directory / "result.json", {**outcome, "environment": dict(circumstances)})
+    if hosts.is_first():
+        records.write_json(directory / "result.json", {**outcome, "environment": dict(circumstances)})
 
 
 def _unless_it_fails(call: Callable, *args: Any) -> bool:

@@ -3,12 +3,14 @@
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from relujax import datasets, loop, records
+from relujax import datasets, hosts, loop, records
 from relujax.checkpoint import newest
 from relujax.claims import Results
 from relujax.data import GcnZca
@@ -56,27 +58,30 @@ def run(
     chosen = {label: trial for label, trial in study.trials.items() if not only or label in only}
     seeds = range(study.runs)
     phases = _phases(chosen.values())
-    waiting = [trial for trial in phases if not _finished(workdir, trial, seeds)]
-    for trial in waiting:
+    first = hosts.is_first()  # of many processes: the others see nothing of the workdir
+    finished = hosts.agreed(np.array([first and _finished(workdir, trial, seeds) for trial in phases]))
+    waiting = [trial for trial, done in zip(phases, finished) if not done]
+    for trial in waiting if first else ():
         _check_earlier(workdir, trial, seeds)
     for data in {(trial.data.name, trial.data.own): trial.data for trial in waiting}.values():
         datasets.load_images(data, _path(how.data_dir))  # a missing dataset is found before anything is written
-    records.open_study(
-        workdir,
-        name,
-        {
-            "trials": describe(study.trials),
-            "runs": study.runs,
-            "rehearsal": list(study.rehearsal),
-            "overrides": dict(overrides or {}),
-        },
-    )
+    if first:
+        records.open_study(
+            workdir,
+            name,
+            {
+                "trials": describe(study.trials),
+                "runs": study.runs,
+                "rehearsal": list(study.rehearsal),
+                "overrides": dict(overrides or {}),
+            },
+        )
     if waiting and elsewhere:
         elsewhere(chosen, seeds)
     elif waiting:
         total = sum(trial.recipe.length.count for trial in phases) * study.runs
         done = sum(_epochs_done(workdir, trial, seed) for trial in phases for seed in seeds)
-        with progress(total, done) as reporter:
+        with progress(total, done) if first else nullcontext(silent) as reporter:
             for label, trial in chosen.items():
                 failure = ""
                 try:
@@ -88,7 +93,7 @@ def run(
                         raise
                     failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                     logging.getLogger(__name__).exception("%s is given up", label)
-                for seed in seeds:
+                for seed in seeds if first else ():
                     records.note_failure(records.run_directory(workdir, trial, seed), failure)
     return records.read_results(workdir, study.trials, study.runs)
 
@@ -119,8 +124,9 @@ def fit(
     phases = _phases([trial])
     for phase in phases:
         check(phase)
-        _check_earlier(workdir, phase, seeds)
     _check_machine(workdir, how, phases)
+    for phase in phases if hosts.is_first() else ():
+        _check_earlier(workdir, phase, seeds)
     return _fit(trial, seeds, workdir, how, label, reporter)
 
 
@@ -128,22 +134,26 @@ def _fit(
     trial: Trial, seeds: Sequence[int], workdir: Path, options: Options, label: str, reporter: Reporter
 ) -> list[RunResult]:
     directories = {seed: records.run_directory(workdir, trial, seed) for seed in seeds}
-    pending = [seed for seed in seeds if not records.is_finished(directories[seed])]
+    first = hosts.is_first()
+    finished = hosts.agreed(np.array([first and records.is_finished(directories[seed]) for seed in seeds]))
+    pending = [seed for seed, done in zip(seeds, finished) if not done]
     if pending and trial.start_from is not None:
-        for earlier in _fit(trial.start_from, pending, workdir, options, label, reporter):
-            if earlier.status == "diverged":  # there is nothing to go on from, and the row has to show it
-                records.open_run(directories[earlier.seed], trial)
-                loop.end(directories[earlier.seed], earlier.environment, status="diverged", diverged_at_step=0)
-                pending.remove(earlier.seed)
+        before = _fit(trial.start_from, pending, workdir, options, label, reporter)
+        diverged = hosts.agreed(np.array([first and before[i].status == "diverged" for i in range(len(pending))]))
+        for earlier in [run for run, failed in zip(before, diverged) if failed] if first else ():
+            # There is nothing to go on from, and the row has to show it.
+            records.open_run(directories[earlier.seed], trial)
+            loop.end(directories[earlier.seed], earlier.environment, status="diverged", diverged_at_step=0)
+        pending = [seed for seed, failed in zip(pending, diverged) if not failed]
     if pending:
         dataset = datasets.load_images(trial.data, _path(options.data_dir))
         parts = loop.splits(trial, dataset)
-        with records.locked(directories[seed] for seed in pending):
+        with records.locked(directories[seed] for seed in pending) if first else nullcontext():
+            steps = hosts.agreed(np.array([_begun(directories[seed], trial) if first else 0 for seed in pending]))
             progressed: dict[int, list[int]] = {}
-            for seed in pending:
-                if not records.is_finished(directories[seed]):  # by another process, before the lock was ours
-                    records.open_run(directories[seed], trial)
-                    progressed.setdefault(newest(directories[seed]), []).append(seed)
+            for seed, step in zip(pending, map(int, steps)):
+                if step >= 0:
+                    progressed.setdefault(step, []).append(seed)
             for start, group in sorted(progressed.items(), reverse=True):
                 # Networks for images that no device holds fill a device each.
                 alone = isinstance(parts["train"], Streamed)
@@ -154,6 +164,14 @@ def _fit(
                     with jax.default_matmul_precision("highest"):
                         loop.train(trial, own, start, parts, mesh, circumstances, workdir, options, label, reporter)
     return [run for seed in seeds if (run := records.read_run(directories[seed], trial, seed)) is not None]
+
+
+def _begun(directory: Path, trial: Trial) -> int:
+    """Opens a run that is locked; the step to go on from, −1 if another process has ended it before we had the lock."""
+    if records.is_finished(directory):
+        return -1
+    records.open_run(directory, trial)
+    return newest(directory)
 
 
 def check(trial: Trial) -> None:
@@ -179,6 +197,8 @@ def check(trial: Trial) -> None:
 
 
 def _check_workdir(workdir: Path) -> None:
+    if re.match(r"\w+:/", str(workdir)):  # pathlib has made one slash of two
+        raise InputError(f"the workdir must be a directory, or a bucket that is mounted as one; got {workdir}")
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"the workdir must be a directory; {workdir} is a file")
 

@@ -30,16 +30,24 @@ def make_mesh(
 ) -> Mesh:
     """The mesh on which so many runs train at once, see `mesh_shape`.
 
-    On CPU no batch is split unless `devices_per_run` says so: a run alone has all cores there anyway.
+    On the CPU of one machine no batch is split unless `devices_per_run` says so: a run alone has all cores anyway. Of
+    several machines each gives `devices` of its own.
     """
-    available = jax.devices()
-    if devices is not None and not 1 <= devices <= len(available):
-        raise InputError(f"--devices must be from 1 to {len(available)}, the devices of this machine; got {devices}")
-    available = available[:devices]
-    if devices_per_run is None and available[0].platform == "cpu":
+    own, machines = jax.local_device_count(), jax.process_count()
+    if devices is not None and not 1 <= devices <= own:
+        raise InputError(f"--devices must be from 1 to {own}, the devices of this machine; got {devices}")
+    available = [device for i in range(machines) for device in jax.local_devices(process_index=i)[:devices]]
+    if devices_per_run is None and machines == 1 and available[0].platform == "cpu":
         devices_per_run = 1
     shape = mesh_shape(runs, len(available), batch_size, devices_per_run)
-    chosen = np.array(available[: prod(shape)]).reshape(shape)
+    if prod(shape) < machines:
+        raise InputError(
+            f"{runs} run(s) with batches of {batch_size} fill {prod(shape)} of the {machines} machines: "
+            f"take fewer, or a batch size that they divide, e.g. {-(-batch_size // machines) * machines}"
+        )
+    # As many of each machine, and those of a run side by side.
+    chosen = [available[place * len(available) // prod(shape)] for place in range(prod(shape))]
+    chosen = np.array(chosen).reshape(shape)
     return Mesh(chosen, ("run", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 

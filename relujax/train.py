@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from relujax.data import Transform, as_evaluated, augment, input_shape
 from relujax.errors import InputError
+from relujax.hosts import gather, place
 from relujax.layers import is_convolutional, watch
 from relujax.recipe import losses, make_optimizer, mistakes
 from relujax.sharding import on_cpu, over_batch, over_batches, over_runs, split_batch
@@ -292,11 +293,11 @@ def compile_programs(
     def epoch_step_by_step(
         states: TrainState, seeds: Array, train: Split | Streamed, pause: Callable[[], bool]
     ) -> TrainState:
-        order, here = np.asarray(order_of(states, seeds)), _on_host(train)
-        for step in range(int(states.step[0]) % steps, steps):
-            batch = jax.device_put(here.take(order[:, step]), over_batches(mesh))
+        order, here = gather(order_of(states, seeds)), _on_host(train)
+        for step in range(int(gather(states.step)[0]) % steps, steps):
+            batch = place(here.take(order[:, step]), over_batches(mesh))
             # It was read while the step before was running; without this, batches would pile up on the device.
-            if np.asarray(states.diverged_at).all():
+            if gather(states.diverged_at).all():
                 break
             states = one_step(states, seeds, batch)
             if pause():
@@ -314,10 +315,10 @@ def compile_programs(
         here, sums = _on_host(images), []
         rows = batches_in_order(len(images), trial.recipe.batch_size, mesh.shape["data"])
         for chosen, weights in zip(*rows):
-            batch = jax.device_put((here.take(chosen), weights), over_batch(mesh))
+            batch = place((here.take(chosen), weights), over_batch(mesh))
             jax.block_until_ready(sums[-1:])
             sums.append(sums_of(states, *batch))
-        return jax.tree.map(lambda *values: np.sum(values, axis=0) / len(images), *jax.device_get(sums))
+        return jax.tree.map(lambda *values: np.sum(values, axis=0) / len(images), *gather(sums))
 
     return Programs(compiled(init, shared=1), epoch_step_by_step, measure_in_turn, steps_per_call=1)
 
