@@ -34,11 +34,13 @@ autodoc_member_order = "bysource"
 
 
 def write_pages(app) -> None:
-    """Leaves a page that has not changed as it is, so that it is not built again."""
+    """Leaves a page that has not changed as it is, so that it is not built again; removes those of modules gone."""
     generated = HERE / "_generated"
     generated.mkdir(exist_ok=True)
-    for name, text in {"gallery": gallery.page(), **pages.pages()}.items():
-        path = generated / f"{name}.md"
+    texts = {generated / f"{name}.md": text for name, text in {"gallery": gallery.page(), **pages.pages()}.items()}
+    for path in set(generated.glob("*.md")) - texts.keys():
+        path.unlink()
+    for path, text in texts.items():
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
 
