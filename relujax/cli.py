@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +67,16 @@ class Run:
     """Use so many devices (CPU: cores) instead of all."""
     devices_per_run: int | None = None
     """Split each batch over so many devices; default: those that would be idle (CPU: no split)."""
+    distributed: bool = False
+    """Train together with other processes that run this command: a TPU pod, or a job of Slurm, Open MPI, Kubernetes."""
+    coordinator: str | None = None
+    """Where none of these is detected: HOST:PORT of process 0, the same in every process."""
+    processes: int | None = None
+    """With --coordinator: how many processes there are."""
+    process: int | None = None
+    """With --coordinator: which of them this is, from 0; process 0 writes the workdir."""
+    patience: str = "2m"
+    """Give up on other processes that do not answer for so long."""
     checkpoint_every: str = "5m"
     """How much training may be lost when the machine is taken away, e.g. 30s, 5m, 1h."""
     tensorboard: bool = False
@@ -206,7 +216,7 @@ def _show(studies: Studies, command: Show) -> None:
 def _run(studies: Studies, command: Run) -> int:
     import jax
 
-    from relujax import report, runner, tables
+    from relujax import hosts, report, runner, tables
     from relujax.environment import keep_compiled_programs
 
     keep_compiled_programs()
@@ -230,22 +240,27 @@ def _run(studies: Studies, command: Run) -> int:
     wanted: list[tuple[Mapping[str, Trial], Sequence[int]]] = []
     if command.launcher == "ray":
         jax.config.update("jax_platforms", "cpu")  # the accelerators of this machine are for the tasks
-    for name, study in entries.items():
-        entries[name] = adapt(study, **overrides) if isinstance(study, Study) else study
-        runner.run(
-            entries[name],
-            name=name,
-            workdir=command.workdir,
-            only=command.only,
-            elsewhere=None if command.launcher == "local" else lambda *rows: wanted.append(rows),
-            overrides=overrides | {"data": describe(overrides["data"])},
-            **options,
-        )
+    who = (command.coordinator, command.processes, command.process)
+    many = command.distributed or who != (None, None, None)
+    with hosts.joined(*who, _seconds(command.patience)) if many else nullcontext():
+        for name, study in entries.items():
+            entries[name] = adapt(study, **overrides) if isinstance(study, Study) else study
+            runner.run(
+                entries[name],
+                name=name,
+                workdir=command.workdir,
+                only=command.only,
+                elsewhere=None if command.launcher == "local" else lambda *rows: wanted.append(rows),
+                overrides=overrides | {"data": describe(overrides["data"])},
+                **options,
+            )
     if wanted:
         from relujax import launch
 
         place = {"address": command.address, "resources": command.resources}
         launch.train(wanted, workdir=command.workdir, options=options, **place)
+    if not hosts.is_first():
+        return 0
     console, failures = Console(), {}
     for name, study in entries.items():
         results = report.read(study, name, command.workdir)

@@ -45,7 +45,7 @@ def run(
     name = name or re.sub(r"\W+", "_", study.source).strip("_").lower()
     if isinstance(study, Measurement):
         _check_workdir(workdir)
-        return measure(study, name=name, workdir=workdir, only=only)
+        return measure(study, name=name, workdir=workdir, only=only) if hosts.is_first() else {}
     for label in only:
         if label not in study.trials:
             raise unknown("row", label, study.trials)
