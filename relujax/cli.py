@@ -111,9 +111,15 @@ class Report:
 
 @dataclass(frozen=True)
 class DataCommand:
-    """Fetch, prepare and verify a dataset; what is there already is only verified."""
+    """Fetch, prepare and verify datasets: `data mnist`, `data all`, `data verify`, `data list`.
 
-    name: tyro.conf.Positional[str]
+    What is there already is only verified; a download that broke off goes on where it was.
+    """
+
+    what: tyro.conf.Positional[str]
+    """A dataset; all, for those that can be downloaded; verify, to read what is there anew; or list."""
+    name: tyro.conf.Positional[str | None] = None
+    """With verify: only this dataset."""
     data_dir: Path | None = None
     """A TFDS data directory; default: $RELUJAX_DATA or ~/.cache/relujax/data."""
     mirror: tuple[str, ...] = ()
@@ -356,14 +362,52 @@ def _bars() -> Iterator[datasets.Progress]:
 def _data(command: DataCommand) -> None:
     from relujax import download
 
-    if command.name not in datasets.DATASETS:
-        raise unknown("dataset", command.name, datasets.DATASETS)
-    if command.name != "digits":  # comes with scikit-learn
-        with _bars() as show:
-            download.prepare(command.name, command.data_dir, mirrors=command.mirror, progress=show)
-    dataset = datasets.load(command.name, command.data_dir)
-    facts = datasets.DATASETS[command.name]
+    match command.what, command.name:
+        case "list", None:
+            _list_data(command.data_dir)
+            return
+        case "verify", None:
+            names = [name for name in datasets.DATASETS if datasets.is_prepared(name, command.data_dir)]
+        case "all", None:
+            names = ["digits", *download.NAMES]
+        case ("verify", str(name)) | (name, None):
+            names = [name]
+        case _:
+            raise InputError(f"only verify takes a second word; got data {command.what} {command.name}")
+    if names[0] not in datasets.DATASETS:
+        raise unknown("dataset", names[0], [*datasets.DATASETS, "all", "list", "verify"])
+    failures = []
+    for name in names:
+        try:
+            with _bars() as show:
+                if command.what != "verify" and name != "digits":  # which come with scikit-learn
+                    download.prepare(name, command.data_dir, mirrors=command.mirror, progress=show)
+                anew = command.what == "verify"
+                dataset = datasets.load(name, command.data_dir, anew=anew, progress=show)
+        except InputError as error:  # one set that cannot be had is no reason to go without the others
+            failures.append(f"{name}: {error}")
+        else:
+            _print_dataset(dataset)
+    if failures:
+        raise InputError("\nerror: ".join(failures))
+
+
+def _print_dataset(dataset: datasets.Dataset) -> None:
+    facts = datasets.DATASETS[dataset.name]
     shape = " × ".join(map(str, facts.shape))
     print(f"{dataset.label}: {len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images")
     print(f"  {shape} pixels, {dataset.num_classes} classes; licence: {facts.licence}; {facts.page}")
     print(f"  SHA-256 of the arrays: {dataset.digest}")
+
+
+def _list_data(data_dir: Path | None) -> None:
+    columns = [Column(title, no_wrap=True) for title in ("dataset", "images", "pixels", "classes", "size", "here")]
+    table = Table(*columns, box=SIMPLE)
+    for name, facts in datasets.DATASETS.items():
+        pixels = "×".join(map(str, facts.shape))
+        size = f"{facts.megabytes} MB" if facts.megabytes < 1000 else f"{facts.megabytes // 1000} GB"
+        here = "yes" if datasets.is_prepared(name, data_dir) else "no"
+        images = f"{facts.train:,} + {facts.test:,}"
+        table.add_row(name, images, pixels, str(facts.num_classes), size, here)
+    Console().print(table)
+    Console().print(f"here: prepared in {datasets.data_home(data_dir)}", style="dim")

@@ -71,19 +71,22 @@ def load_images(data: Data, data_dir: Path | None = None) -> Dataset:
     return Dataset(data.name, data.name, data.own.num_classes, **data.own.arrays, digest=data.own.digest)
 
 
-def load(name: str, data_dir: Path | None = None) -> Dataset:
+def load(name: str, data_dir: Path | None = None, *, anew: bool = False, progress: Progress | None = None) -> Dataset:
     """The verified dataset from `data_dir`, $RELUJAX_DATA or ~/.cache/relujax/data; never downloads.
 
-    Raises InputError where it is unknown, not prepared, damaged, or other data under this name.
+    With `anew` the records are decoded again, whatever the cache holds. Raises InputError where it is unknown, not
+    prepared, damaged, or other data under this name.
     """
     if name not in DATASETS:
         raise unknown("dataset", name, DATASETS)
     if name == "digits":
         return check(name, _digits(), where="scikit-learn")
     records = records_dir(name, data_dir)
-    if not (records / "dataset_info.json").is_file():
+    if not is_prepared(name, data_dir):
         way_out = DATASETS[name].by_hand or f"run `python -m experiments data {name}`, or name another --data-dir"
         raise InputError(f"{name} is not prepared in {records}: {way_out}")
+    if anew:
+        return read(name, records, progress)
     if DATASETS[name].large:
         return _from_maps(name, records)
     cached = cache_home() / "arrays" / f"{name}-{fingerprint(records)[:16]}"
@@ -116,6 +119,11 @@ def cache_home() -> Path:
 def records_dir(name: str, data_dir: Path | None = None) -> Path:
     """Where the records of `name` lie: TFDS's layout, data_dir/name/version."""
     return data_home(data_dir) / name / DATASETS[name].version
+
+
+def is_prepared(name: str, data_dir: Path | None = None) -> bool:
+    """Whether the records of `name` are there; nothing is read."""
+    return name == "digits" or (records_dir(name, data_dir) / "dataset_info.json").is_file()
 
 
 def data_home(data_dir: Path | None = None) -> Path:

@@ -56,6 +56,8 @@ def test_run_then_run_again_then_report(tmp_path, capsys):
         ([*RUN, "--only", "Elu"], "unknown row 'Elu': did you mean 'ELU'? valid: ELU, LReLU, ReLU"),
         ([*RUN[:-4], "--data", "mnits"], "unknown dataset 'mnits': did you mean 'mnist'?"),
         (["data", "cifar"], "unknown dataset 'cifar'"),
+        (["data", "verify", "mnist", "--data-dir", "/nowhere"], "mnist is not prepared in /nowhere"),
+        (["data", "mnist", "kmnist"], "only verify takes a second word; got data mnist kmnist"),
         ([*RUN, "--epochs", "0"], "epochs must be at least 1; got 0"),
         ([*RUN, "--runs", "-2"], "runs must be at least 1; got -2"),
         ([*RUN, "--devices", "0"], "devices must be at least 1; got 0"),

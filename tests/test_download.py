@@ -15,6 +15,7 @@ import pytest
 from test_datasets import make, shrink
 
 from relujax import datasets, download
+from relujax.cli import main
 from relujax.datasets import DATASETS, load, records_dir
 from relujax.download import NAMES, Source, fetch, prepare, read_idx, read_tar, sources, verify
 from relujax.errors import InputError
@@ -308,6 +309,45 @@ def test_folder_that_cannot_be_written_is_refused(server, tmp_path, monkeypatch)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="kmnist cannot be prepared in"):
         prepare("kmnist", tmp_path / "file")
+
+
+def test_all_sets_are_prepared_listed_and_verified_by_three_words(server, tmp_path, monkeypatch, capsys):
+    """Those that cannot be had are named at the end, and are no reason to go without the others."""
+    base, folder = server
+    for name in ("mnist", "kmnist"):
+        arrays = make(name, train=200, test=100)
+        shrink(monkeypatch, name, arrays)
+        (folder / name).mkdir()
+        for filename, content in originals(name, arrays).items():
+            (folder / name / filename).write_bytes(content)
+
+    def listed(name):
+        contents = {path.name: path.read_bytes() for path in (folder / name).glob("*")} or {"missing.gz": b"1"}
+        return tuple(Source(f"{base}/{name}/{f}", len(c), hashlib.sha256(c).hexdigest()) for f, c in contents.items())
+
+    monkeypatch.setattr(download, "sources", listed)
+
+    def data(*words):
+        code = main({}, ["data", *words, "--data-dir", str(tmp_path / "data")])
+        return code, capsys.readouterr()
+
+    code, told = data("all")
+    assert code == 2 and told.out.count("SHA-256 of the arrays") == 3
+    errors = [line for line in told.err.splitlines() if line.startswith("error: ")]
+    assert [line.split(": ")[1] for line in errors] == ["fashion_mnist", "cifar10", "cifar100"]
+    assert all("missing.gz was not found" in line for line in errors)
+    assert [line.split()[0] for line in data("list")[1].out.splitlines() if " yes " in line] == [
+        "digits",
+        "mnist",
+        "kmnist",
+    ]
+    code, told = data("verify")
+    assert code == 0 and [line.split(":")[0] for line in told.out.splitlines()[::3]] == ["digits", "mnist", "kmnist"]
+    (records_dir("mnist", tmp_path / "data") / datasets.STATED_DIGEST).write_text("0" * 64)
+    assert data("mnist", "--mirror", "http://127.0.0.1:9")[0] == 0  # prepared anew, from the archives that are there
+    (records_dir("mnist", tmp_path / "data") / datasets.STATED_DIGEST).write_text("0" * 64)
+    code, told = data("verify", "mnist")
+    assert code == 2 and "mnist: " in told.err and "was altered" in told.err
 
 
 def special(kind):
