@@ -113,7 +113,9 @@ def _check(coordinator: str, processes: int, process: int) -> None:
     host, colon, port = coordinator.rpartition(":")
     if not (host and colon and port.isdigit()):
         raise InputError(f"the coordinator is HOST:PORT of process 0, e.g. 10.0.0.1:8476; got {coordinator!r}")
-    if processes < 1 or not 0 <= process < processes:
+    if processes < 1:
+        raise InputError(f"--processes must be at least 1; got {processes}")
+    if not 0 <= process < processes:
         raise InputError(f"--process must be from 0 to {processes - 1}, one less than --processes; got {process}")
 
 
