@@ -215,7 +215,7 @@ def rows_of(claim: Claim) -> tuple[str, ...]:
 
 def variance_over_epochs(run: RunResult, probe: str, of: str) -> np.ndarray:
     """Variance over epochs of each unit's value, or of its change from one epoch to the next: (units,)."""
-    values = run.unit_values[probe]
+    values = run.unit_values.get(probe, np.zeros((0, 1)))  # runs may be copied without what their probes saw
     if of == "change":
         values = np.diff(values, axis=0)
     return np.var(values, axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)

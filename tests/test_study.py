@@ -61,6 +61,8 @@ def test_runs_of_one_epoch_cannot_say_anything_of_variance():
     judgement = judge(stated, {"A": one, "B": one})
     assert judgement.verdict is Verdict.UNDECIDED and judgement.finding == "too few epochs in the runs of A, B"
     assert judge(stated, {"A": one, "B": one}, ["1 of 200 epochs"]).verdict is Verdict.REHEARSAL
+    copied = [run(seed, loss=[2.0, 1.0]) for seed in range(5)]  # without what the probe saw
+    assert judge(stated, {"A": copied, "B": copied}).verdict is Verdict.UNDECIDED
 
 
 def test_a_row_without_finished_runs_is_not_run():
