@@ -21,6 +21,7 @@ from relujax import datasets, records
 from relujax.data import Data
 from relujax.errors import InputError, need, unknown
 from relujax.from_tfds import from_tfds
+from relujax.profile import parse_steps
 from relujax.study import Measurement, Study, adapt
 from relujax.trial import Trial, describe
 
@@ -43,6 +44,10 @@ class Show:
     """A study's trials as a table: network, parameters, layers, activation sites, data, recipe, the paper's numbers."""
 
     study: tyro.conf.Positional[str]
+    time: bool = False
+    """Also take a few steps of every row, and say how long the study will take on this device and how long it took."""
+    workdir: Path = Path("workdir")
+    """Where runs would be that have been trained already."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,10 @@ class Run:
     """Give up on other processes that do not answer for so long."""
     checkpoint_every: str = "5m"
     """How much training may be lost when the machine is taken away, e.g. 30s, 5m, 1h."""
+    calls: Literal["auto", "epoch", "step"] = "auto"
+    """How much one call of a compiled program trains; by rule what is faster for the network and device."""
+    profile: str | None = None
+    """Trace the steps START:STOP, counted from 0, into WORKDIR/profile (TensorBoard's profiler, xprof, Perfetto)."""
     tensorboard: bool = False
     """Also write TensorBoard events: tensorboard --logdir WORKDIR/tensorboard."""
     launcher: Literal["local", "ray"] = "local"
@@ -214,9 +223,12 @@ def _list(studies: Studies, command: List) -> None:
 
 
 def _show(studies: Studies, command: Show) -> None:
-    from relujax.show import show
+    from relujax.show import show, show_times
 
-    show(command.study, _study(studies, command.study), _note(studies[command.study]), Console())
+    study, console = _study(studies, command.study), Console()
+    show(command.study, study, _note(studies[command.study]), console)
+    if command.time and isinstance(study, Study):
+        show_times(study, records.read_results(command.workdir, study.trials, study.runs), console)
 
 
 def _run(studies: Studies, command: Run) -> int:
@@ -242,6 +254,8 @@ def _run(studies: Studies, command: Run) -> int:
         "devices_per_run": command.devices_per_run,
         "tensorboard": command.tensorboard,
         "checkpoint_every": _seconds(command.checkpoint_every),
+        "calls": command.calls,
+        "profile": None if command.profile is None else parse_steps(command.profile),
     }
     wanted: list[tuple[Mapping[str, Trial], Sequence[int]]] = []
     if command.launcher == "ray":

@@ -8,7 +8,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from relujax import datasets
+from relujax.claims import Results
 from relujax.data import input_shape
+from relujax.estimate import seconds_of, seconds_taken
 from relujax.layers import count
 from relujax.study import Study
 from relujax.tables import NOTHING, Entry, grid
@@ -33,6 +35,29 @@ def show(name: str, study: Entry, note: str, console: Console) -> None:
     for stated in study.claims:
         console.print(f"  {stated.words}")
     console.print(note, style="dim", highlight=False)
+
+
+def show_times(study: Study, results: Results, console: Console) -> None:
+    """Prints for each row how long it will take on this device, and how long its runs took that are done."""
+    rows, total = [], 0.0
+    with console.status("taking a few steps") as status:
+        for label, trial in study.trials.items():
+            status.update(f"taking a few steps of {label}")
+            expected = seconds_of(trial, study.runs)
+            took, runs = seconds_taken(results.get(label, ()))
+            total += expected
+            near = f"{took / (expected * runs / study.runs):.2f}" if runs else NOTHING
+            rows.append([label, _duration(expected), _duration(took) if runs else NOTHING, str(runs), near])
+    header = ["row", f"{study.runs} runs will take", "took", "runs", "took / expected"]
+    console.print(grid(header, rows, width=console.width))
+    console.print(f"In all about {_duration(total)}, compiling left out; rows that share runs are counted twice.")
+
+
+def _duration(seconds: float) -> str:
+    """12 s, 3.4 min or 5.6 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _show_trials(study: Study, console: Console) -> None:

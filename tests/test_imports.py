@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "relujax"
 DATA = "errors activations facts own data pictures datasets from_tfds download"
 NETWORKS = "initializers placement gates dropout layers models interop"
 TRAINING = "recipe sharding preemption hosts probes statistics timing trial train records checkpoint environment profile"
-STUDIES = "claims study measure progress live loop runner launch figures tables results report show cli"
+STUDIES = "claims study measure progress live loop estimate runner launch figures tables results report show cli"
 ORDER = f"{DATA} {NETWORKS} {TRAINING} {STUDIES}".split()
 
 

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from relujax import estimate
+from relujax.data import Data, UnitRange
+from relujax.models.mlp import MLP
+from relujax.recipe import Constant, Epochs, Recipe, Sgd
+from relujax.trial import RunResult, Trial
+
+TRIAL = Trial(
+    model=MLP(depth=1, width=4, num_classes=10, activation="relu"),
+    data=Data(name="digits", normalize=UnitRange(), validation=137),
+    recipe=Recipe(length=Epochs(3), batch_size=100, optimizer=Sgd(), schedule=Constant(0.1)),
+)
+
+
+def test_the_expected_time_counts_steps_evaluations_epochs_and_runs(monkeypatch):
+    def taken(calls, **_):
+        for call in calls.values():
+            call()  # they work
+        return {"steps": np.array([2.0]), "evaluation": np.array([1.0])}
+
+    monkeypatch.setattr(estimate, "seconds_per_call", taken)
+    # 1437 training images of which 137 are held out: 13 steps of 0.01 s, and 137 of 20,000 images that take 1 s; three
+    # runs on two devices are two groups.
+    expected = 2 * 3 * (13 * 2.0 / 200 + 137 / 20_000 * 1.0)
+    assert estimate.seconds_of(TRIAL, 3, estimate.Options(devices=2)) == pytest.approx(expected)
+
+
+def test_what_runs_took_is_summed_over_those_that_have_ended():
+    def run(status, *seconds):
+        history = tuple({"seconds": second} for second in seconds)
+        return RunResult(trial_id="t", seed=0, status=status, history=history)
+
+    assert estimate.seconds_taken([run("done", 1.5, 2.0), run("done", 3.0), run("unfinished", 100.0)]) == (6.5, 2)
