@@ -281,9 +281,12 @@ def _profile(axes: "Axes", panel: Profile, study: Study | Measurement, results: 
     for label, (colour, style) in _looks(labels, study.labels).items():
         values = [_values(study, results.get(label, ()), metric) for metric in panel.metrics]
         if all(map(len, values)):
-            spreads = [statistics.std(own) if len(own) > 1 else 0.0 for own in values]
+            means = np.array([np.mean(own) for own in values])
+            spreads = np.array([statistics.std(own) if len(own) > 1 else 0.0 for own in values])
+            # No further than any run: of runs that are 0 or 1 the std would reach beyond.
+            reach = [means - [own.min() for own in values], [own.max() for own in values] - means]
             look = {"fmt": f"o{style}", "color": colour, "capsize": 3, "markersize": 4}
-            axes.errorbar(places, [np.mean(own) for own in values], np.array(spreads), label=label, **look)
+            axes.errorbar(places, means, np.minimum(reach, spreads), label=label, **look)
     axes.set_xticks(places)
     axes.set_xlabel(panel.horizontal)
     axes.set_ylabel(panel.label)
