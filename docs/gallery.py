@@ -17,6 +17,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.core import ShapedArray
 from jax.extend.core import Literal, Primitive
@@ -204,8 +205,8 @@ def _describe(module: nn.Module, x: Any) -> tuple[str, str]:
     """Kind and label of a layer; the kind is "" where it does nothing."""
     match module:
         case nn.Conv():
-            kernel = "×".join(map(str, module.kernel_size))
-            stride = module.strides if isinstance(module.strides, int) else max(module.strides or (1,))
+            kernel = "×".join(map(str, np.atleast_1d(module.kernel_size)))
+            stride = int(np.max(module.strides or 1))
             groups = module.feature_group_count
             label = f"{kernel} conv, {module.features}" + (f", {groups} groups" if groups > 1 else "")
             if 1 < groups == x.shape[-1]:
