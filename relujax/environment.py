@@ -22,7 +22,7 @@ def environment(
     device = jax.devices()[0]
     return {
         **({} if dataset is None else {"dataset": dataset.label, "dataset_digest": dataset.digest}),
-        "device": platform.processor() or platform.machine() if device.platform == "cpu" else device.device_kind,
+        "device": _processor() if device.platform == "cpu" else device.device_kind,
         "devices": jax.device_count(),
         **({} if runs_at_once is None else {"runs_at_once": runs_at_once}),
         **({} if mesh is None else {"mesh": dict(mesh.shape)}),
@@ -42,6 +42,16 @@ def keep_compiled_programs() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "relujax" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _processor() -> str:
+    """The CPU's name as Linux tells it, else what Python knows of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str:

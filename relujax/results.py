@@ -12,6 +12,48 @@ from relujax.study import Study, rehearsal_reasons
 from relujax.tables import NOTHING, Entry, escape_markdown, judgements, table
 from relujax.trial import RunResult, describe, trial_id
 
+SHOWN = 4  # rows of a study in the overview
+
+
+def overview(root: Path, folder: str, studies: Mapping[str, Entry]) -> str:
+    """The records in a folder of `root` as a Markdown table of a line each: our numbers, the paper's, verdict, cost.
+
+    Of a study with many rows the first are shown. A rehearsal says why it is one instead of a verdict.
+    """
+    lines = ["| study | ours | the paper's | n | verdict | device, hours |", "|" + " --- |" * 6]
+    for path, found, runs in _recorded(root / folder):
+        header, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in found["table"]]
+        rows = [dict(zip(header, row)) for row in rows[1:]]  # a line of dashes comes first
+        metric, known = header[1], [row for row in rows if row[header[1]] != NOTHING]
+        ours = "; ".join(f"{row['']} {row[metric]}" for row in known[:SHOWN]) + ("; …" if len(known) > SHOWN else "")
+        printed = [
+            f"{row['']} {row['paper']}" for row in known[:SHOWN] if row.get("paper", "")[:2].strip("-").isdigit()
+        ]
+        counts = dict.fromkeys(row["n"] for row in known)
+        device = runs[0]["environment"]["device"] if runs else NOTHING
+        hours = sum(sum(run["curves"].get("seconds", ())) for run in runs) / 3600
+        cells = [
+            f"[{escape_markdown(found['source'])}]({path.relative_to(root)})" + _if_outdated(found, studies),
+            f"{metric}: {ours}" if known else f"{metric}: none, every run diverged",
+            "; ".join(printed) or NOTHING,
+            ", ".join(counts) or str(len(runs)),
+            _verdict(found),
+            f"{device}, {hours:.1f}" if hours >= 0.05 else device,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(found: Mapping[str, Any]) -> str:
+    """ "2 of 3 claims reproduced", or why it is a rehearsal and how often it went as claimed."""
+    claims = [claim for claim in found["claims"] if not claim["finding"].startswith("no finished run")]
+    if found["rehearsal"]:
+        seen = sum("not as claimed" not in claim["finding"] for claim in claims)
+        return f"rehearsal ({escape_markdown('; '.join(found['rehearsal']))}): {seen} of {len(claims)} as claimed"
+    if not claims:
+        return "no claim"
+    return f"{sum(claim['verdict'] == 'reproduced' for claim in claims)} of {len(claims)} claims reproduced"
+
 
 def results_table(directory: Path, studies: Mapping[str, Entry]) -> str:
     """The records of real runs in `directory` as a Markdown table: what was claimed, what came out, how sure."""
@@ -24,7 +66,7 @@ def results_table(directory: Path, studies: Mapping[str, Entry]) -> str:
                 picture = path.with_suffix(".png")
                 hours = sum(sum(run["curves"].get("seconds", ())) for run in runs) / 3600
                 cells[0] = escape_markdown(found["source"]) + _if_outdated(found, studies)
-                cells[4:] = [str(len(runs)), f"{hours:.1f}", f"[figure](results/{picture.name})"]
+                cells[4:] = [str(len(runs)), f"{hours:.1f}", f"[figure]({picture.name})"]
                 cells[6] = cells[6] if picture.exists() else NOTHING
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -4,18 +4,17 @@ import io
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import renew_readme
 from rich.console import Console
 
 from experiments import elu
-from experiments.__main__ import STUDIES
 from relujax import figures, records, report, tables
 from relujax.claims import Beats, Stated
-from relujax.results import rehearsals_table, results_table
+from relujax.results import results_table
 from relujax.study import Bars, Curves, Distribution, Reported
 from relujax.trial import RunResult, describe
 
@@ -193,12 +192,10 @@ def test_a_record_is_json_and_holds_every_run(study, results, tmp_path):
     assert (tmp_path / "fig.svg").exists()
 
 
-@pytest.mark.parametrize("folder, table", [("results", results_table), ("rehearsals", rehearsals_table)])
-def test_the_readme_shows_the_recorded_results(folder, table):
-    root = Path(__file__).parents[1]
-    directory = root / "results" if folder == "results" else root / "results" / folder
-    shown = (root / "README.md").read_text().partition(f"<!-- {folder} -->\n")[2].partition(f"<!-- /{folder} -->")[0]
-    assert shown == table(directory, {name: study() for name, study in STUDIES.items()})
+def test_the_readmes_show_the_recorded_results():
+    for path, parts in renew_readme.tables().items():
+        for marker, table in parts.items():
+            assert renew_readme.between(path.read_text(), marker) == table, f"{path}: python tests/renew_readme.py"
 
 
 def test_a_record_of_another_version_is_shown_as_such(study, results, tmp_path):
