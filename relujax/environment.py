@@ -39,7 +39,7 @@ def keep_compiled_programs() -> None:
 
     A run that goes on after a preemption, and a second call of a study, start training at once.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "relujax" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
