@@ -1,4 +1,4 @@
-"""A network through Flax's bridge to NNX, by the very lines that the README shows."""
+"""A network through Flax's bridge to NNX, by the very lines that the documentation shows."""
 
 import re
 from pathlib import Path
@@ -12,13 +12,13 @@ from flax import nnx
 
 from relujax.models.resnet import ResNet
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
 
-def test_the_readmes_step_through_nnx_is_that_of_linen():
+def test_the_shown_step_through_nnx_is_that_of_linen():
     key = jax.random.key(1)
     images, labels = jax.random.normal(key, (4, 8, 8, 3)), jnp.arange(4)
-    (lines,) = [code for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "ToNNX" in code]
+    (lines,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "ToNNX" in code]
     prepare, train = lines.split("\ndef ")
     shown = {"optax": optax, "images": images, "labels": labels}
     exec(prepare, shown)
