@@ -24,6 +24,7 @@ PAPERS = {
     "resnet_elu": "ResNet with ELU",
     "tanhexp": "TanhExp",
 }
+OWN = {"search": "Beyond the papers"}
 
 
 def pages() -> dict[str, str]:
@@ -46,10 +47,10 @@ def papers() -> str:
     """Every paper with its studies, then every deviation in one table."""
     parts = [
         "# Papers and deviations",
-        "Five works in four files; the two on the proportional module share most of their tables. "
+        "Five papers in four files, and one of our own; the two on the proportional module share most of their tables. "
         "`python -m experiments show NAME` prints the rows, settings and claims of a study.",
     ]
-    for file, title in PAPERS.items():
+    for file, title in {**PAPERS, **OWN}.items():
         module = importlib.import_module(f"experiments.{file}")
         head = (module.__doc__ or "").split("\n\n")
         parts += [f"## {title}", *[_text(part) for part in head if not part.startswith(("    ", "Deviation:"))]]
