@@ -131,7 +131,7 @@ def _damage(directory: Path, step: int) -> str:
         return "" if any(folder.iterdir()) else f"{folder} is empty"
     try:
         digests = dict(json.loads(manifest.read_text()))
-    except ValueError:
+    except (ValueError, TypeError):
         return f"{manifest} is damaged"
     for name, digest in digests.items():
         path = folder / name

@@ -12,6 +12,7 @@ WORKDIR/measurements/<name>/row_1.{npz,json}     a measured row: its arrays; its
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,13 @@ import numpy as np
 
 from relujax.errors import InputError
 from relujax.trial import RunResult, Trial, describe, differences, trial_id
+
+
+def check_name(name: str) -> None:
+    """Refuses a name of a study that is no plain file name, so that nothing is written elsewhere."""
+    if not re.fullmatch(r"\w[\w. -]*", name) or len(name.encode()) > 200:
+        rule = "begins with a letter or digit and has only such, '.', '-', '_' and spaces, at most 200 bytes"
+        raise InputError(f"a study's name {rule}; got {name!r}")
 
 
 def run_directory(workdir: Path, trial: Trial, seed: int) -> Path:
@@ -140,6 +148,8 @@ def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
     ended: dict[str, Any] = {"status": "unfinished"}
     if is_finished(directory):
         ended = read_json(directory / "result.json")
+        if not isinstance(ended, dict) or "status" not in ended:
+            raise InputError(f"{directory / 'result.json'} is damaged; remove it to do that run again")
     elif (directory / "failure.json").exists():
         ended["failure"] = read_json(directory / "failure.json")["reason"]
     history = read_history(directory)
@@ -147,7 +157,7 @@ def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
     if (directory / "probes").exists():
         for folder in sorted((directory / "probes").iterdir()):
             files = sorted(folder.glob("*.npy"))[: len(history)]
-            unit_values[folder.name] = np.stack([np.load(file, allow_pickle=False) for file in files])
+            unit_values[folder.name] = np.stack([_read_array(file) for file in files])
     return RunResult(
         trial_id=trial_id(trial),
         seed=seed,
@@ -199,6 +209,13 @@ def read_measured_rows(
         if path.exists() and (noted := read_json(path))["label"] == label:
             rows[label] = _read_arrays(path.with_suffix(".npz")), noted["environment"]
     return rows
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is damaged ({error}); remove {path.parents[2]} to do that run again") from None
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

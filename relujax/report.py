@@ -33,6 +33,7 @@ def write(studies: Mapping[str, Entry], workdir: Path, notes: Mapping[str, str] 
 
     sections, pages = [], []
     for name, study in studies.items():
+        records.check_name(name)
         results = read(study, name, workdir)
         files = {"md": markdown(study, results).encode(), "tex": table(study, results, "latex").encode()}
         figure = figures.files(study, results)

@@ -42,7 +42,8 @@ def run(
     those of `Options`.
     """
     workdir, how = Path(workdir), Options(**options)
-    name = name or re.sub(r"\W+", "_", study.source).strip("_").lower()
+    name = re.sub(r"\W+", "_", study.source).strip("_").lower()[:60] if name is None else name
+    records.check_name(name)
     if isinstance(study, Measurement):
         _check_workdir(workdir)
         return measure(study, name=name, workdir=workdir, only=only) if hosts.is_first() else {}
