@@ -8,6 +8,7 @@ RUN/damaged/<step>/           set aside, because a file is not what the manifest
 import json
 import logging
 import os
+import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,8 @@ class Checkpoints:
     def __init__(self, directory: Path):
         import orbax.checkpoint as ocp
 
+        # Where Orbax prints, with call stacks, what we raise as one line.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         # What a killed process was writing; nobody else writes here, for the run is locked.
         for left in (directory / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(left)
@@ -78,8 +81,10 @@ class Checkpoints:
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state))
             _seal(self.directory, step)
-        except Exception as error:  # a full disk is a ValueError of TensorStore's, with its call stack as the message
-            reason = " ".join(str(error).split())[:200]
+        except Exception as error:
+            # TensorStore raises ValueErrors whose text, a page long, has the number of what the system said somewhere.
+            number = re.search(r"os_error_code='(\d+)'", str(error))
+            reason = os.strerror(int(number[1])) if number else " ".join(str(error).split())[:200]
             raise OSError(f"step {step} could not be saved in {self.directory / 'checkpoints'}: {reason}") from error
         kept = {str(step) for step in self._manager.all_steps()}
         for path in (self.directory / "manifests").glob("*.json"):

@@ -175,10 +175,11 @@ def test_killed_at_random_instants(study, tmp_path, whole):
                 if begun is not None and cpu_seconds(process) - begun > until:
                     break
                 time.sleep(0.001)
-            if process.poll() is not None:
-                assert ended(process)[0] == 0
+            process.kill()
+            status, errors = ended(process)
+            if status == 0:
                 break
-            kill(process)
+            assert status == -signal.SIGKILL, errors
             kills += 1
         finish(study, workdir)
         assert_as_if_nothing_had_been(workdir, whole[study])
@@ -253,8 +254,8 @@ def test_sigterm_in_any_phase_is_preemption(phase, tmp_path, whole):
     status, errors = ended(process)
     assert status == 3 and "the same command again" in errors and "Traceback" not in errors, errors
     for run, (step, lines) in zip(runs(tmp_path), before):
-        assert newest(run) >= max(step, 1) and epochs(run) >= lines
-        assert newest(run) in saved(run) and not half_written(run)
+        assert newest(run) >= step and epochs(run) >= lines  # compiling, there may be nothing to save yet
+        assert newest(run) in {0, *saved(run)} and not half_written(run)
     finish(study, tmp_path)
     assert_as_if_nothing_had_been(tmp_path, whole[study])
 
