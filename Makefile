@@ -1,8 +1,8 @@
-# make demo: a first study in two minutes · make test · make test-slow · make test-faults · make test-torch · make lint · make bench · make docs
+# make demo: a first study in two minutes · make test · make test-slow · make test-faults · make test-notebooks · make test-torch · make lint · make bench · make docs
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-faults test-torch lint bench docs
+.PHONY: demo test test-slow test-faults test-notebooks test-torch lint bench docs
 
 demo: .venv/installed
 	$(BIN)/python -m experiments run elu.fig_2_median_activation --data digits --epochs 60 --runs 3 --workdir workdir/demo
@@ -15,6 +15,14 @@ test-slow: .venv/installed-dev
 
 test-faults: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 -m faults tests/test_faults.py tests/test_launch.py
+
+# Twice: the second time nothing is trained again.
+test-notebooks: .venv/installed-dev .venv/installed-notebooks
+	rm -rf notebooks/workdir
+	$(BIN)/python -m pytest --nbmake notebooks
+	touch notebooks/workdir/first
+	$(BIN)/python -m pytest --nbmake notebooks
+	test -z "$$(find notebooks/workdir -name result.json -newer notebooks/workdir/first)"
 
 test-torch: .venv/installed-dev .venv/installed-torch
 	$(BIN)/python -m pytest -n 2 tests/pytorch
@@ -40,6 +48,10 @@ docs: .venv/installed-docs
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/installed-notebooks: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[notebooks]'
 	touch $@
 
 .venv/installed-docs: .venv/installed

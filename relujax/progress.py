@@ -25,7 +25,8 @@ def progress(total: int, done: int) -> Iterator[Reporter]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    with (_bar if console.is_terminal or console.is_jupyter else _lines)(console, total, done) as reporter:
+    shown = _notebook_bar if console.is_jupyter else _bar if console.is_terminal else _lines
+    with shown(console, total, done) as reporter:
         yield reporter
 
 
@@ -49,6 +50,30 @@ def _bar(console, total: int, done: int) -> Iterator[Reporter]:
             bar.update(task, advance=runs, description=label, speed=f"{speed(images):,.0f}", loss=f"{loss:.4f}")
 
         yield report
+
+
+@contextmanager
+def _notebook_bar(console, total: int, done: int) -> Iterator[Reporter]:
+    """A bar that is updated in place; rich's needs ipywidgets, which not every notebook has."""
+    import html
+
+    from IPython.display import HTML, display
+
+    begun, now_done, speed = time.monotonic(), done, _Speed()
+
+    def bar(words: str) -> HTML:
+        return HTML(f'<progress value="{now_done}" max="{total}"></progress> {html.escape(words)}')
+
+    shown = display(bar("starting"), display_id=True)
+
+    def report(label: str, *, runs: int, images: int, loss: float) -> None:
+        nonlocal now_done
+        now_done += runs
+        minutes = (time.monotonic() - begun) / (now_done - done) * (total - now_done) / 60
+        words = f"{label}: {now_done}/{total} run-epochs · {speed(images):,.0f} images/s · loss {loss:.4f}"
+        shown.update(bar(f"{words} · {minutes:.1f} min left"))
+
+    yield report
 
 
 @contextmanager
