@@ -23,6 +23,7 @@ test-notebooks: .venv/installed-dev .venv/installed-notebooks
 	touch notebooks/workdir/first
 	$(BIN)/python -m pytest --nbmake notebooks
 	test -z "$$(find notebooks/workdir -name result.json -newer notebooks/workdir/first)"
+	$(BIN)/python -m pytest -m faults tests/test_notebooks.py
 
 test-torch: .venv/installed-dev .venv/installed-torch
 	$(BIN)/python -m pytest -n 2 tests/pytorch
