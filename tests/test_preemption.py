@@ -58,8 +58,8 @@ def signalled(monkeypatch, at, number):
     """From here on, the signal comes after so many steps or, where an epoch is one program, epochs."""
     asked = []
 
-    def programs_with_signal(*args):
-        programs = compile_programs(*args)
+    def programs_with_signal(*args, **options):
+        programs = compile_programs(*args, **options)
 
         def epoch(states, seeds, train, pause):
             def noting():

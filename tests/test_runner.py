@@ -110,8 +110,8 @@ def test_killing_the_process_loses_nothing_that_was_saved(tmp_path):
 def test_a_diverged_run_is_marked_with_its_step_and_the_others_go_on(uninterrupted, tmp_path, monkeypatch):
     compile_programs = loop.compile_programs
 
-    def with_one_bad_loss(*args):
-        programs = compile_programs(*args)
+    def with_one_bad_loss(*args, **options):
+        programs = compile_programs(*args, **options)
 
         def epoch(states, seeds, train, pause):
             states = programs.epoch(states, seeds, train, pause)
