@@ -19,9 +19,9 @@ test-faults: .venv/installed-dev
 # Twice: the second time nothing is trained again.
 test-notebooks: .venv/installed-dev .venv/installed-notebooks
 	rm -rf notebooks/workdir
-	$(BIN)/python -m pytest --nbmake notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=1200 notebooks
 	touch notebooks/workdir/first
-	$(BIN)/python -m pytest --nbmake notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=1200 notebooks
 	test -z "$$(find notebooks/workdir -name result.json -newer notebooks/workdir/first)"
 	$(BIN)/python -m pytest -m faults tests/test_notebooks.py
 

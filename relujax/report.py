@@ -26,11 +26,12 @@ def read(study: Entry, name: str, workdir: Path) -> Results:
     return read_measurement(study, name, workdir)
 
 
-def write(studies: Mapping[str, Entry], workdir: Path, notes: Mapping[str, str] | None = None) -> Path:
+def write(studies: Mapping[str, Entry], workdir: str | Path, notes: Mapping[str, str] | None = None) -> Path:
     """Writes report/<study>.{svg,png,md,tex}, and report.html and report.md over all; returns the page's path."""
     need("jinja2", extra="report")
     import jinja2
 
+    workdir = Path(workdir)
     sections, pages = [], []
     for name, study in studies.items():
         records.check_name(name)
