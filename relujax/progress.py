@@ -57,14 +57,15 @@ def _notebook_bar(console, total: int, done: int) -> Iterator[Reporter]:
     """A bar that is updated in place; rich's needs ipywidgets, which not every notebook has."""
     import html
 
-    from IPython.display import HTML, display
+    from IPython.display import HTML, DisplayHandle
 
     begun, now_done, speed = time.monotonic(), done, _Speed()
 
     def bar(words: str) -> HTML:
         return HTML(f'<progress value="{now_done}" max="{total}"></progress> {html.escape(words)}')
 
-    shown = display(bar("starting"), display_id=True)
+    shown = DisplayHandle()
+    shown.display(bar("starting"))
 
     def report(label: str, *, runs: int, images: int, loss: float) -> None:
         nonlocal now_done
