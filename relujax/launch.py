@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relujax import records
+from relujax import records, runner
+from relujax.environment import keep_compiled_programs
 from relujax.errors import InputError, need
+from relujax.preemption import Preempted
 from relujax.trial import Trial, trial_id
 
 RETRIES = 3
@@ -33,16 +35,16 @@ def train(
     need("ray", extra="ray")
     import ray
 
-    accelerated = bool(needs.keys() & {"GPU", "TPU"})
-    at_once = sys.maxsize if accelerated else max(int(needs["CPU"]), 1)
-    options = {**options, "devices": None if accelerated else at_once}
-    place: dict[str, Any] = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0)}
-    place["resources"] = {name: amount for name, amount in needs.items() if name not in ("CPU", "GPU")}
+    devices = None if needs.keys() & {"GPU", "TPU"} else max(int(needs["CPU"]), 1)
+    data_dir = options.get("data_dir") and Path(options["data_dir"]).absolute()  # a task has another directory
+    options = {**options, "devices": devices, "data_dir": data_dir}
+    place: dict[str, Any] = {"num_cpus": needs.pop("CPU"), "num_gpus": needs.pop("GPU", 0), "resources": needs}
     # A process per task, so that one which has ended holds no memory of an accelerator.
     task = ray.remote(**place, max_calls=1, max_retries=RETRIES, retry_exceptions=True)(_train)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end us without a word to the tasks
+    at_once = devices or sys.maxsize
     waiting: dict[Any, tuple[Trial, Sequence[int]]] = {}
     last: dict[tuple[str, int], Any] = {}  # (trial, seed) → the task that trains it
     try:
@@ -54,8 +56,8 @@ def train(
                 waiting[reference] = trial, batch
                 last |= {(trial_id(trial), seed): reference for seed in batch}
         total = len(waiting)
-        there = {name: amount for name, amount in ray.cluster_resources().items() if name.isalpha() and name.isupper()}
-        print(f"{total} tasks with {needs}; the cluster has {there}", file=sys.stderr, flush=True)
+        there = {name: amount for name, amount in ray.cluster_resources().items() if name.isupper()}
+        print(f"{total} tasks with {place}; the cluster has {there}", file=sys.stderr, flush=True)
         while waiting:
             for reference in ray.wait(list(waiting))[0]:
                 trial, batch = waiting.pop(reference)
@@ -87,24 +89,14 @@ def parse(resources: Sequence[str]) -> dict[str, float]:
 def _each_once(wanted: Wanted) -> list[tuple[Trial, list[int]]]:
     """Every trial of all studies with all its seeds, after the one that it starts from."""
     found: dict[str, tuple[Trial, set[int]]] = {}
-
-    def add(trial: Trial, seeds: Sequence[int]) -> None:
-        if trial.start_from is not None:
-            add(trial.start_from, seeds)
-        found.setdefault(trial_id(trial), (trial, set()))[1].update(seeds)
-
     for trials, seeds in wanted:
-        for trial in trials.values():
-            add(trial, seeds)
+        for trial in runner.phases(trials.values()):
+            found.setdefault(trial_id(trial), (trial, set()))[1].update(seeds)
     return [(trial, sorted(seeds)) for trial, seeds in found.values()]
 
 
 def _train(trial: Trial, seeds: Sequence[int], workdir: Path, options: Mapping[str, Any], *earlier: str) -> str:
     """The task; returns why it was refused, if so: the same again would be refused again."""
-    from relujax import runner
-    from relujax.environment import keep_compiled_programs
-    from relujax.preemption import Preempted
-
     keep_compiled_programs()
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:

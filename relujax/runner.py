@@ -50,7 +50,7 @@ def run(
     for label in only:
         if label not in study.trials:
             raise unknown("row", label, study.trials)
-    every = _phases(study.trials.values())
+    every = phases(study.trials.values())
     for trial in every:
         check(trial)
     _check_workdir(workdir)
@@ -58,10 +58,10 @@ def run(
         _check_machine(workdir, how, every)
     chosen = {label: trial for label, trial in study.trials.items() if not only or label in only}
     seeds = range(study.runs)
-    phases = _phases(chosen.values())
+    needed = phases(chosen.values())
     first = hosts.is_first()  # of many processes: the others see nothing of the workdir
-    finished = hosts.agreed(np.array([first and _finished(workdir, trial, seeds) for trial in phases]))
-    waiting = [trial for trial, done in zip(phases, finished) if not done]
+    finished = hosts.agreed(np.array([first and _finished(workdir, trial, seeds) for trial in needed]))
+    waiting = [trial for trial, done in zip(needed, finished) if not done]
     for trial in waiting if first else ():
         _check_earlier(workdir, trial, seeds)
     for data in {(trial.data.name, trial.data.own): trial.data for trial in waiting}.values():
@@ -80,8 +80,8 @@ def run(
     if waiting and elsewhere:
         elsewhere(chosen, seeds)
     elif waiting:
-        total = sum(trial.recipe.length.count for trial in phases) * study.runs
-        done = sum(_epochs_done(workdir, trial, seed) for trial in phases for seed in seeds)
+        total = sum(trial.recipe.length.count for trial in needed) * study.runs
+        done = sum(_epochs_done(workdir, trial, seed) for trial in needed for seed in seeds)
         with progress(total, done) if first else nullcontext(silent) as reporter:
             for label, trial in chosen.items():
                 failure = ""
@@ -99,11 +99,11 @@ def run(
     return records.read_results(workdir, study.trials, study.runs)
 
 
-def _phases(trials: Iterable[Trial]) -> list[Trial]:
+def phases(trials: Iterable[Trial]) -> list[Trial]:
     """The trials and those that they start from, each once, in the order in which they have to be trained."""
     found: dict[str, Trial] = {}
     for trial in trials:
-        earlier = [] if trial.start_from is None else _phases([trial.start_from])
+        earlier = [] if trial.start_from is None else phases([trial.start_from])
         found |= {trial_id(phase): phase for phase in (*earlier, trial)}
     return list(found.values())
 
@@ -122,11 +122,11 @@ def fit(
     A trial that starts from another one has that trained first. The other keywords are those of `Options`.
     """
     workdir, how = Path(workdir), Options(**options)
-    phases = _phases([trial])
-    for phase in phases:
+    needed = phases([trial])
+    for phase in needed:
         check(phase)
-    _check_machine(workdir, how, phases)
-    for phase in phases if hosts.is_first() else ():
+    _check_machine(workdir, how, needed)
+    for phase in needed if hosts.is_first() else ():
         _check_earlier(workdir, phase, seeds)
     return _fit(trial, seeds, workdir, how, label, reporter)
 
