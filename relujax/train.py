@@ -346,6 +346,9 @@ def _each_run(mesh: Mesh, function: Callable, shared: int, many: Literal["vmap",
         return jax.vmap(lambda *own: function(*own, *common))(*per_run)
 
     def all_runs(*args: Any) -> Any:
+        # For debugging: a shard_map over one of two axes has to be compiled.
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return runs_of_a_device(*args)
         specs = tuple(P("run") if i < len(args) - shared else P() for i in range(len(args)))
         mapped = jax.shard_map(
             runs_of_a_device, mesh=mesh, in_specs=specs, out_specs=P("run"), axis_names={"run"}, check_vma=False
