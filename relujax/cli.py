@@ -234,7 +234,7 @@ def _show(studies: Studies, command: Show) -> None:
 def _run(studies: Studies, command: Run) -> int:
     import jax
 
-    from relujax import hosts, report, runner, tables
+    from relujax import hosts, launch, report, runner, tables
     from relujax.environment import keep_compiled_programs
 
     keep_compiled_programs()
@@ -245,6 +245,8 @@ def _run(studies: Studies, command: Run) -> int:
         "data": command.data,
         "precision": command.precision,
     }
+    if not command.studies:
+        raise InputError("run needs the name of a study: see list")
     entries = {name: _study(studies, name) for name in command.studies}
     if any(isinstance(study, Study) for study in entries.values()):
         overrides["data"] = _images(command)
@@ -259,6 +261,7 @@ def _run(studies: Studies, command: Run) -> int:
     }
     wanted: list[tuple[Mapping[str, Trial], Sequence[int]]] = []
     if command.launcher == "ray":
+        launch.parse(command.resources)
         jax.config.update("jax_platforms", "cpu")  # the accelerators of this machine are for the tasks
     who = (command.coordinator, command.processes, command.process)
     many = command.distributed or who != (None, None, None)
@@ -275,8 +278,6 @@ def _run(studies: Studies, command: Run) -> int:
                 **options,
             )
     if wanted:
-        from relujax import launch
-
         place = {"address": command.address, "resources": command.resources}
         launch.train(wanted, workdir=command.workdir, options=options, **place)
     if not hosts.is_first():

@@ -31,10 +31,9 @@ def train(
     `resources` are those of one task, e.g. ("GPU=1", "CPU=4"). With GPU or TPU a task trains all seeds of a row at
     once, else as many as it has CPUs.
     """
-    needs, workdir = parse(resources), workdir.absolute()
-    need("ray", extra="ray")
     import ray
 
+    needs, workdir = parse(resources), workdir.absolute()
     devices = None if needs.keys() & {"GPU", "TPU"} else max(int(needs["CPU"]), 1)
     data_dir = options.get("data_dir") and Path(options["data_dir"]).absolute()  # a task has another directory
     options = {**options, "devices": devices, "data_dir": data_dir}
@@ -76,7 +75,8 @@ def train(
 
 
 def parse(resources: Sequence[str]) -> dict[str, float]:
-    """("GPU=1",) → {"CPU": 1.0, "GPU": 1.0}."""
+    """("GPU=1",) → {"CPU": 1.0, "GPU": 1.0}; refuses what is none, and where Ray is missing."""
+    need("ray", extra="ray")
     needs = {"CPU": 1.0}
     for text in resources:
         name, _, amount = text.partition("=")

@@ -63,6 +63,8 @@ def test_run_then_run_again_then_report(tmp_path, capsys):
         ([*RUN, "--devices", "0"], "devices must be at least 1; got 0"),
         (["run", "elu.fig_2_median_activation", "--data-dir", "/nowhere"], "mnist is not prepared in /nowhere"),
         (["report"], "holds no run of any study"),
+        (["run"], "run needs the name of a study"),
+        ([*RUN, "--launcher", "ray", "--resources", "GPU"], "a resource is a name and a number, e.g. GPU=1; got 'GPU'"),
         (["watch", "nowhere"], "must be a directory that a study runs in; nowhere is none"),
     ],
 )
