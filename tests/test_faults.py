@@ -209,7 +209,7 @@ def test_killed_at_aimed_instants(tmp_path, whole):
         stop_when(process, tmp_path, condition)
         kill(process)
         print(aim, [(sorted(saved(run)), epochs(run)) for run in runs(tmp_path)])
-    assert not list(tmp_path.glob("runs/*/*/result.json"))
+    assert len(list(tmp_path.glob("runs/*/*/result.json"))) < len(runs(tmp_path))
     finish("convolutional", tmp_path)
     assert_as_if_nothing_had_been(tmp_path, whole["convolutional"])
 
