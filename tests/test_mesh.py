@@ -19,7 +19,7 @@ from relujax.checkpoint import newest
 from relujax.data import Data, Flip, PadCrop, UnitRange
 from relujax.errors import InputError
 from relujax.initializers import he_normal
-from relujax.layers import Activation, batch_norm, conv, dense, global_average_pool
+from relujax.layers import Activation, batch_norm, conv, dense, flatten, global_average_pool
 from relujax.preemption import Preempted
 from relujax.recipe import Constant, Epochs, Recipe, Sgd
 from relujax.sharding import batches_of_runs, everywhere, make_mesh, mesh_shape, over_runs
@@ -42,15 +42,15 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train):
-        x = conv(images, 8, kernel_init=he_normal, name="conv1") if self.convolutional else images
-        x = global_average_pool(x) if self.convolutional else x.reshape(len(x), -1)
-        x = batch_norm(x, train, name="bn1")
-        x = nn.Dropout(0.3, deterministic=not train)(Activation("elu", name="act1")(x))
+        x = conv(images, 8, kernel_init=he_normal, name="conv1") if self.convolutional else flatten(images)
+        x = Activation("elu", name="act1")(batch_norm(x, train, name="bn1"))
+        x = nn.Dropout(0.3, deterministic=not train)(x)
+        x = global_average_pool(x) if self.convolutional else x
         return dense(x, 10, kernel_init=he_normal, name="head")
 
 
 def trial_of(kind, epochs):
-    recipe = Recipe(length=Epochs(epochs), batch_size=40, optimizer=Sgd(momentum=0.9), schedule=Constant(0.05))
+    recipe = Recipe(length=Epochs(epochs), batch_size=40, optimizer=Sgd(momentum=0.9), schedule=Constant(0.01))
     data = Data(name="digits", normalize=UnitRange(), augment=(PadCrop(1), Flip()))
     return Trial(model=Net(kind == "convolutional"), data=data, recipe=recipe)
 
