@@ -26,7 +26,7 @@ def test_the_shown_step_through_nnx_is_that_of_linen():
     exec(f"def {train}", shown)
     after = linen_variables(shown["model"])
 
-    network = ResNet(depth=20, num_classes=10)
+    network = ResNet(depth=8, num_classes=10)
 
     def mean_loss(params):
         logits, updates = network.apply({**before, "params": params}, images, train=True, mutable=["batch_stats"])
