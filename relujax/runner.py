@@ -198,8 +198,11 @@ def check(trial: Trial) -> None:
 
 
 def _check_workdir(workdir: Path) -> None:
-    if re.match(r"\w+:/", str(workdir)):  # pathlib has made one slash of two
-        raise InputError(f"the workdir must be a directory, or a bucket that is mounted as one; got {workdir}")
+    if re.match(r"\w\w+:/", str(workdir)):  # pathlib makes one slash of two
+        address = str(workdir).replace(":/", "://", 1)
+        raise InputError(
+            f"the workdir must be a directory, or a bucket that is mounted as one (gcsfuse); got {address}"
+        )
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"the workdir must be a directory; {workdir} is a file")
 
