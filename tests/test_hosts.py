@@ -162,7 +162,7 @@ def test_a_start_that_cannot_be_is_refused(given, message):
 
 
 def test_a_bucket_that_is_not_mounted_is_refused_before_anything_is_trained():
-    with pytest.raises(InputError, match="a bucket that is mounted as one .*; got gs://bucket/work"):
+    with pytest.raises(InputError, match=r"a bucket that is mounted as one .*; got gs://bucket/work"):
         runner.fit(trial_of("dense", 1), seeds=(0,), workdir="gs://bucket/work")
 
 
