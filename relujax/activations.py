@@ -8,13 +8,15 @@ Deviation: SReLU starts its upper threshold at 1; its authors set it from the da
 """
 
 from collections.abc import Callable
-from functools import wraps
-from typing import TypeAlias
+from functools import partial, wraps
+from inspect import signature
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.core import Tracer
 
 from relujax.errors import InputError, unknown
 
@@ -42,18 +44,31 @@ def smooth(formula: Function) -> Function:
 
 
 def from_output(slope: Function) -> Callable[[Function], Function]:
-    """For a function whose derivative is slope(output): the backward pass keeps the output, not x."""
+    """For a function whose derivative is slope(output, constants): the backward pass keeps the output, not x."""
 
     def decorate(formula: Function) -> Function:
-        with_slope = jax.custom_jvp(formula)
+        @partial(jax.custom_jvp, nondiff_argnums=(1,))
+        def with_slope(x: Array, constants: tuple[float, ...]) -> Array:
+            return formula(x, *constants)
 
         @with_slope.defjvp
-        def _(primals, tangents):
-            y = with_slope(*primals)
-            return y, jax.checkpoint(lambda y, dx: slope(y) * dx)(y, *tangents)
+        def _(constants, primals, tangents):
+            y = with_slope(*primals, constants)
+            return y, jax.checkpoint(lambda y, dx: slope(y, *constants) * dx)(y, *tangents)
+
+        bind = signature(formula).bind
 
         # A plain function around it, because a custom_jvp object cannot be pickled.
-        return wraps(formula)(lambda x: with_slope(x))
+        @wraps(formula)
+        def function(*arguments: Any, **named: Any) -> Array:
+            given = bind(*arguments, **named)
+            given.apply_defaults()
+            x, *constants = given.args
+            if any(isinstance(constant, Tracer) for constant in constants):
+                return formula(x, *constants)  # which may be differentiated with respect to them
+            return with_slope(x, tuple(constants))
+
+        return function
 
     return decorate
 
@@ -118,7 +133,7 @@ def softplus(x: Array) -> Array:
     return jax.nn.softplus(x)
 
 
-@smooth
+@from_output(lambda y, alpha: jnp.where(y > 0, 1, y + alpha))  # eq. 15
 def elu(x: Array, alpha: float = 1.0) -> Array:
     """x where x > 0, else alpha · (e^x − 1)  (Clevert et al., arXiv:1511.07289)."""
     return jax.nn.elu(x, alpha)
@@ -130,7 +145,7 @@ def selu(x: Array) -> Array:
     return jax.nn.selu(x)
 
 
-@smooth
+@from_output(lambda y, alpha: jnp.where(y > 0, 1, y / alpha + 1))
 def celu(x: Array, alpha: float = 1.0) -> Array:
     """max(0, x) + min(0, alpha · (e^(x/alpha) − 1))  (Barron, arXiv:1704.07483)."""
     return jax.nn.celu(x, alpha)
