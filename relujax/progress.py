@@ -57,7 +57,7 @@ def _notebook_bar(console, total: int, done: int) -> Iterator[Reporter]:
     """A bar that is updated in place; rich's needs ipywidgets, which not every notebook has."""
     import html
 
-    from IPython.display import HTML, DisplayHandle
+    from IPython.display import HTML, DisplayHandle  # pyright: ignore[reportMissingImports]
 
     begun, now_done, speed = time.monotonic(), done, _Speed()
 
