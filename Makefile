@@ -14,7 +14,7 @@ test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 -m slow
 
 test-faults: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m faults tests/test_faults.py tests/test_launch.py tests/test_hosts.py
+	$(BIN)/python -m pytest -n 2 -m faults tests/test_faults.py tests/test_launch.py tests/test_hosts.py tests/test_bucket.py
 
 # Twice: the second time nothing is trained again.
 test-notebooks: .venv/installed-dev .venv/installed-notebooks

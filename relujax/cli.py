@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Column, Table
 
-from relujax import datasets, records
+from relujax import bucket, datasets, records
 from relujax.data import Data
 from relujax.errors import InputError, need, unknown
 from relujax.from_tfds import from_tfds
@@ -36,7 +36,7 @@ PREEMPTED = 3  # exit status: run the same command again to go on
 class List:
     """Every study: name, source, rows × runs, and how many of its runs are done in the workdir."""
 
-    workdir: Path = Path("workdir")
+    workdir: str = "workdir"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Show:
     study: tyro.conf.Positional[str]
     time: bool = False
     """Also take a few steps of every row, and say how long the study will take on this device and how long it took."""
-    workdir: Path = Path("workdir")
+    workdir: str = "workdir"
     """Where runs would be that have been trained already."""
 
 
@@ -55,8 +55,8 @@ class Run:
     """Train what the workdir does not hold yet, then report; the same command again goes on where it was."""
 
     studies: tyro.conf.Positional[tuple[str, ...]]
-    workdir: Path = Path("workdir")
-    """Where runs and reports go."""
+    workdir: str = "workdir"
+    """Where runs and reports go: a directory, or gs://bucket/path."""
     epochs: int | None = None
     """Train for so many epochs instead of the paper's (a rehearsal)."""
     runs: int | None = None
@@ -102,7 +102,7 @@ class Run:
 class Watch:
     """Every row and run of a workdir while it trains: epochs, loss, time left. Only reads; Ctrl-C ends it."""
 
-    workdir: tyro.conf.Positional[Path] = Path("workdir")
+    workdir: tyro.conf.Positional[str] = "workdir"
     once: bool = False
     """Show it once and end."""
 
@@ -113,7 +113,7 @@ class Report:
 
     study: tyro.conf.Positional[str | None] = None
     """Only this study's table on the terminal."""
-    workdir: Path = Path("workdir")
+    workdir: str = "workdir"
     record: Path | None = None
     """Also write each study's small JSON record and its figure into this directory."""
 
@@ -165,18 +165,13 @@ def main(studies: Studies, arguments: list[str] | None = None) -> int:
     command = tyro.cli(Command, args=arguments, prog="python -m experiments", description="The papers' studies.")
     try:
         match command:
-            case List():
-                _list(studies, command)
-            case Show():
-                _show(studies, command)
             case Run():
                 return _run(studies, command)
-            case Watch():
-                _watch(command)
-            case Report():
-                _report(studies, command)
             case DataCommand():
                 _data(command)
+            case _:
+                with bucket.local(command.workdir) as workdir:
+                    _read(studies, command, workdir)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -184,6 +179,18 @@ def main(studies: Studies, arguments: list[str] | None = None) -> int:
         print("interrupted: the same command again goes on where this one was", file=sys.stderr)
         return PREEMPTED
     return 0
+
+
+def _read(studies: Studies, command: List | Show | Watch | Report, workdir: Path) -> None:
+    match command:
+        case List():
+            _list(studies, command, workdir)
+        case Show():
+            _show(studies, command, workdir)
+        case Watch():
+            _watch(command, workdir)
+        case Report():
+            _report(studies, command, workdir)
 
 
 def _seconds(duration: str) -> float:
@@ -201,18 +208,18 @@ def _study(studies: Studies, name: str) -> Entry:
     return studies[name]()
 
 
-def _list(studies: Studies, command: List) -> None:
+def _list(studies: Studies, command: List, workdir: Path) -> None:
     # Names are there to be typed: the source gives way where the window is narrow.
     table = Table("study", "rows × runs", "done", Column("source", ratio=1, no_wrap=True), box=SIMPLE, expand=True)
     for name in studies:
-        study = _as_run(studies, name, command.workdir) or studies[name]()
+        study = _as_run(studies, name, workdir) or studies[name]()
         if isinstance(study, Measurement):
             size, total = f"{len(study.rows)}, measured", len(study.rows)
-            done = len(records.read_measured_rows(command.workdir, name, study.labels))
+            done = len(records.read_measured_rows(workdir, name, study.labels))
         else:
             size, total = f"{len(study.trials)} × {study.runs}", len(study.trials) * study.runs
             directories = (
-                records.run_directory(command.workdir, trial, seed)
+                records.run_directory(workdir, trial, seed)
                 for trial in study.trials.values()
                 for seed in range(study.runs)
             )
@@ -222,13 +229,13 @@ def _list(studies: Studies, command: List) -> None:
     Console().print(f"done: runs that {command.workdir} holds", style="dim")
 
 
-def _show(studies: Studies, command: Show) -> None:
+def _show(studies: Studies, command: Show, workdir: Path) -> None:
     from relujax.show import show, show_times
 
     study, console = _study(studies, command.study), Console()
     show(command.study, study, _note(studies[command.study]), console)
     if command.time and isinstance(study, Study):
-        show_times(study, records.read_results(command.workdir, study.trials, study.runs), console)
+        show_times(study, records.read_results(workdir, study.trials, study.runs), console)
 
 
 def _run(studies: Studies, command: Run) -> int:
@@ -261,34 +268,38 @@ def _run(studies: Studies, command: Run) -> int:
     }
     wanted: list[tuple[Mapping[str, Trial], Sequence[int]]] = []
     if command.launcher == "ray":
+        if bucket.is_address(command.workdir):
+            raise InputError(f"with Ray the workdir must be a folder that all nodes see; got {command.workdir}")
         launch.parse(command.resources)
         jax.config.update("jax_platforms", "cpu")  # the accelerators of this machine are for the tasks
     who = (command.coordinator, command.processes, command.process)
     many = command.distributed or who != (None, None, None)
-    with hosts.joined(*who, _seconds(command.patience)) if many else nullcontext():
+    with ExitStack() as held:
+        with hosts.joined(*who, _seconds(command.patience)) if many else nullcontext():
+            workdir = held.enter_context(bucket.local(command.workdir, training=True))
+            for name, study in entries.items():
+                entries[name] = adapt(study, **overrides) if isinstance(study, Study) else study
+                runner.run(
+                    entries[name],
+                    name=name,
+                    workdir=workdir,
+                    only=command.only,
+                    elsewhere=None if command.launcher == "local" else lambda *rows: wanted.append(rows),
+                    overrides=overrides | {"data": describe(overrides["data"])},
+                    **options,
+                )
+        if wanted:
+            place = {"address": command.address, "resources": command.resources}
+            launch.train(wanted, workdir=workdir, options=options, **place)
+        if not hosts.is_first():
+            return 0
+        console, failures = Console(), {}
         for name, study in entries.items():
-            entries[name] = adapt(study, **overrides) if isinstance(study, Study) else study
-            runner.run(
-                entries[name],
-                name=name,
-                workdir=command.workdir,
-                only=command.only,
-                elsewhere=None if command.launcher == "local" else lambda *rows: wanted.append(rows),
-                overrides=overrides | {"data": describe(overrides["data"])},
-                **options,
-            )
-    if wanted:
-        place = {"address": command.address, "resources": command.resources}
-        launch.train(wanted, workdir=command.workdir, options=options, **place)
-    if not hosts.is_first():
-        return 0
-    console, failures = Console(), {}
-    for name, study in entries.items():
-        results = report.read(study, name, command.workdir)
-        console.print(tables.summary(study, results, console.width))
-        for label, runs in results.items():
-            failures |= {f"{label}, seed {run.seed}": run.failure for run in runs if run.failure}
-    _write_report(studies, command.workdir)
+            results = report.read(study, name, workdir)
+            console.print(tables.summary(study, results, console.width))
+            for label, runs in results.items():
+                failures |= {f"{label}, seed {run.seed}": run.failure for run in runs if run.failure}
+        _write_report(studies, workdir, command.workdir)
     for run, reason in failures.items():
         print(f"failed: {run}: {reason}", file=sys.stderr)
     return FAILED if failures else 0
@@ -302,36 +313,36 @@ def _images(command: Run) -> str | Data | None:
         return from_tfds(command.data, command.data_dir, show)
 
 
-def _watch(command: Watch) -> None:
+def _watch(command: Watch, workdir: Path) -> None:
     from relujax.live import watch
 
-    watch(command.workdir, once=command.once)
+    watch(workdir, once=command.once)
 
 
-def _report(studies: Studies, command: Report) -> None:
+def _report(studies: Studies, command: Report, workdir: Path) -> None:
     from relujax import report, tables
 
     console = Console()
     names = [command.study] if command.study else list(studies)
-    found = {name: study for name in names if (study := _as_run(studies, name, command.workdir))}
+    found = {name: study for name in names if (study := _as_run(studies, name, workdir))}
     if command.study and command.study not in studies:
         raise unknown("study", command.study, studies)
     if not found:
         raise InputError(f"{command.workdir} holds no run of {command.study or 'any study'}: run one first")
     for name, study in found.items():
-        results = report.read(study, name, command.workdir)
+        results = report.read(study, name, workdir)
         console.print(tables.summary(study, results, console.width))
         if command.record:
             report.write_record(study, name, results, command.record)
-    _write_report(studies, command.workdir)
+    _write_report(studies, workdir, command.workdir)
 
 
-def _write_report(studies: Studies, workdir: Path) -> None:
+def _write_report(studies: Studies, workdir: Path, shown: str) -> None:
     from relujax import report
 
     found = {name: study for name in studies if (study := _as_run(studies, name, workdir))}
     notes = {name: _note(studies[name]) for name in found}
-    print(f"report: {report.write(found, workdir, notes=notes)}")
+    print(f"report: {shown}/{report.write(found, workdir, notes=notes).name}")
 
 
 def _note(function: Callable[[], Entry]) -> str:

@@ -28,5 +28,9 @@ def check_choice(kind: str, name: str, valid: Iterable[str]) -> None:
 def need(*modules: str, extra: str) -> None:
     """Refuses, with the command that installs them, where a module of an optional part of relujax is missing."""
     for module in modules:
-        if find_spec(module) is None:
+        try:
+            found = find_spec(module)
+        except ModuleNotFoundError:  # not even the package that it is in
+            found = None
+        if found is None:
             raise InputError(f"this needs {module}, which is not installed: pip install 'relujax[{extra}]'")

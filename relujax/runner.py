@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from relujax import datasets, hosts, loop, records
+from relujax import bucket, datasets, hosts, loop, records
 from relujax.checkpoint import newest
 from relujax.claims import Results
 from relujax.data import GcnZca
@@ -37,10 +37,15 @@ def run(
 ) -> Results:
     """Trains every run of `study` (or of the rows in `only`) that `workdir` does not hold yet; returns all of them.
 
+    The workdir is a directory, or a bucket's gs://bucket/path, see `bucket.py`.
     A row that an error stops is noted, and the others go on. A measurement's rows are measured instead. `elsewhere`
     gets the rows and their seeds, after all checks, where other machines shall train them. The other keywords are
     those of `Options`.
     """
+    if bucket.is_address(workdir):
+        with bucket.local(workdir, training=True) as directory:
+            given: Any = {"name": name, "only": only, "overrides": overrides, "elsewhere": elsewhere, **options}
+            return run(study, workdir=directory, **given)
     workdir, how = Path(workdir), Options(**options)
     name = re.sub(r"\W+", "_", study.source).strip("_").lower()[:60] if name is None else name
     records.check_name(name)
@@ -121,6 +126,9 @@ def fit(
 
     A trial that starts from another one has that trained first. The other keywords are those of `Options`.
     """
+    if bucket.is_address(workdir):
+        with bucket.local(workdir, training=True) as directory:
+            return fit(trial, seeds=seeds, workdir=directory, label=label, reporter=reporter, **options)
     workdir, how = Path(workdir), Options(**options)
     needed = phases([trial])
     for phase in needed:
@@ -198,11 +206,6 @@ def check(trial: Trial) -> None:
 
 
 def _check_workdir(workdir: Path) -> None:
-    if re.match(r"\w\w+:/", str(workdir)):  # pathlib makes one slash of two
-        address = str(workdir).replace(":/", "://", 1)
-        raise InputError(
-            f"the workdir must be a directory, or a bucket that is mounted as one (gcsfuse); got {address}"
-        )
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"the workdir must be a directory; {workdir} is a file")
 
