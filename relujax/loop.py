@@ -90,37 +90,23 @@ def train(
     others = {watched: _placed(parts[watched], mesh)}
     programs = compile_programs(trial, mesh, train.images.shape, isinstance(train, Streamed), calls=options.calls)
     seeds = hosts.place(np.array(list(directories), np.int32), over_runs(mesh))
-    alive = dict(enumerate(directories.values()))
     epochs, steps = trial.recipe.length.count, len(train) // trial.recipe.batch_size
     step = start
 
     with ExitStack() as stack:
         asked = stack.enter_context(noted_signals())
-        checkpoints = {run: Checkpoints(directory) for run, directory in alive.items()} if hosts.is_first() else {}
-        boards = {}
+        runs = _Runs(directories, circumstances, stack)
         if options.tensorboard and hosts.is_first():
-            writer = tensorboard_writer()
-            boards = {
-                # Epochs of a run that was killed after its last checkpoint come again, and are shown once.
-                run: writer(str(_board(workdir, trial, label, seed)), purge_step=start // steps + 1, flush_secs=10)
-                for run, seed in enumerate(directories)
-            }
-        for checkpoint in checkpoints.values():
-            stack.callback(checkpoint.close)
-        for board in boards.values():
-            stack.callback(_unless_it_fails, board.close)
-        states = _start(trial, programs, directories, start, checkpoints, workdir, seeds, train, mesh)
-        if hosts.is_first():
-            for directory in alive.values():
-                records.keep_epochs(directory, start // steps)
-            _note(circumstances, directories.values(), resumed=start > 0)
+            # Epochs of a run that was killed after its last checkpoint come again, and are shown once.
+            runs.open_boards({seed: _board(workdir, trial, label, seed) for seed in directories}, start // steps + 1)
+        states = _start(trial, programs, directories, start, runs.checkpoints, workdir, seeds, train, mesh)
+        runs.go_on_from(start // steps, resumed=start > 0)
         profile = stack.enter_context(Profile(options.profile if hosts.is_first() else None, workdir / "profile"))
         saved = begun = time.monotonic()
         wished: Any = NOTHING
 
         def wish() -> int:
-            for checkpoint in checkpoints.values():
-                checkpoint.surface()
+            runs.surface()
             late = time.monotonic() - saved > options.checkpoint_every
             return END if asked.is_set() else CHECKPOINT if late else NOTHING
 
@@ -132,53 +118,100 @@ def train(
             # What many processes wish now is known when the step that is under way is done: that is too long to wait.
             return int(wished if jax.process_count() == 1 else before) > NOTHING
 
-        while alive and step < epochs * steps:  # killed after the last checkpoint, only the result is missing
+        while runs.alive and step < epochs * steps:  # killed after the last checkpoint, only the result is missing
             profile.before(step, step + programs.steps_per_call)
             wished = NOTHING
             states = programs.epoch(states, seeds, train, after_step)
-            for run, failed in enumerate(hosts.gather(states.diverged_at).tolist()):
-                if failed and run in alive:
-                    end(alive.pop(run), circumstances, status="diverged", diverged_at_step=failed)
+            runs.end_diverged(hosts.gather(states.diverged_at).tolist())
             step = int(hosts.gather(states.step)[0])
             epoch, into = divmod(step, steps)
-            if alive and not into:
+            if runs.alive and not into:
                 if epoch == epochs and watched == "validation":
                     others["test"] = _placed(parts["test"], mesh)
                 metrics = hosts.gather(programs.measure(states, train, others))
                 seconds = round((time.monotonic() - begun) / len(directories), 4)
                 begun = time.monotonic()
-                for run, directory in list(alive.items()):
-                    own = {name: values[run] for name, values in metrics.items()}
-                    if not all(np.isfinite(values).all() for values in own.values()):
-                        end(alive.pop(run), circumstances, status="diverged", diverged_at_step=step)
-                        continue
-                    scalars = {name: float(value) for name, value in own.items() if value.ndim == 0}
-                    arrays = {name: value for name, value in own.items() if value.ndim > 0}
-                    line = {"epoch": epoch, "step": step, **scalars, "seconds": seconds}
-                    if hosts.is_first():
-                        records.append_epoch(directory, line, arrays)
-                    for name, value in scalars.items() if run in boards else ():
-                        if not _unless_it_fails(boards[run].add_scalar, name, value, epoch):
-                            boards.clear()
-                            break
-                loss = float(np.mean([metrics["train_loss"][run] for run in alive])) if alive else float("nan")
+                loss = runs.note_epoch(epoch, step, metrics, seconds)
                 reporter(label, runs=len(directories), images=len(directories) * len(train), loss=loss)
             wanted = int(hosts.largest(wish()))
             if step == epochs * steps or wanted:
-                host = hosts.gather(states)
-                for run in alive if hosts.is_first() else ():
-                    own = jax.tree.map(lambda leaf, run=run: leaf[run], host)
-                    # From numbers that are none there is no going on; the next loss will tell.
-                    if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(own)):
-                        checkpoints[run].save(step, own)
+                runs.save(step, hosts.gather(states))
                 saved = time.monotonic()
             if wanted == END and step < epochs * steps:
                 raise Preempted
-    for directory in alive.values():
-        end(directory, circumstances, status="done")
+    runs.end_done()
     # During the last step: these runs are done, and no others shall begin.
     if int(hosts.largest(END if asked.is_set() else NOTHING)) == END:
         raise Preempted
+
+
+class _Runs:
+    """The runs of a group by their place in it, on disk. Every process keeps count; the first one writes."""
+
+    def __init__(self, directories: Mapping[int, Path], circumstances: Mapping[str, Any], stack: ExitStack):
+        self.alive = dict(enumerate(directories.values()))  # those that have not diverged
+        self.checkpoints: dict[int, Checkpoints] = {}
+        self._seeds, self._circumstances, self._stack = list(directories), circumstances, stack
+        self._boards: dict[int, Any] = {}
+        for run, directory in self.alive.items() if hosts.is_first() else ():
+            self.checkpoints[run] = Checkpoints(directory)
+            stack.callback(self.checkpoints[run].close)
+
+    def open_boards(self, directories: Mapping[int, Path], first_epoch: int) -> None:
+        """TensorBoard events of each seed into its directory."""
+        writer = tensorboard_writer()
+        for run, seed in enumerate(self._seeds):
+            self._boards[run] = writer(str(directories[seed]), purge_step=first_epoch, flush_secs=10)
+            self._stack.callback(_unless_it_fails, self._boards[run].close)
+
+    def go_on_from(self, epochs: int, resumed: bool) -> None:
+        """Forgets the epochs after those, and notes where the runs train now."""
+        if hosts.is_first():
+            for directory in self.alive.values():
+                records.keep_epochs(directory, epochs)
+            _note(self._circumstances, self.alive.values(), resumed=resumed)
+
+    def note_epoch(self, epoch: int, step: int, metrics: Mapping[str, np.ndarray], seconds: float) -> float:
+        """Writes the metrics of an epoch, ends runs of which one is not finite; the mean train loss of the others."""
+        for run, directory in list(self.alive.items()):
+            own = {name: values[run] for name, values in metrics.items()}
+            if not all(np.isfinite(values).all() for values in own.values()):
+                end(self.alive.pop(run), self._circumstances, status="diverged", diverged_at_step=step)
+                continue
+            scalars = {name: float(value) for name, value in own.items() if value.ndim == 0}
+            arrays = {name: value for name, value in own.items() if value.ndim > 0}
+            if hosts.is_first():
+                line = {"epoch": epoch, "step": step, **scalars, "seconds": seconds}
+                records.append_epoch(directory, line, arrays)
+            for name, value in scalars.items() if run in self._boards else ():
+                if not _unless_it_fails(self._boards[run].add_scalar, name, value, epoch):
+                    self._boards.clear()
+                    break
+        return float(np.mean([metrics["train_loss"][run] for run in self.alive])) if self.alive else float("nan")
+
+    def save(self, step: int, states: TrainState) -> None:
+        """Begins to write the states, arrays of the host with a leading run axis."""
+        for run in self.alive if hosts.is_first() else ():
+            own = jax.tree.map(lambda leaf, run=run: leaf[run], states)
+            # From numbers that are none there is no going on; the next loss will tell.
+            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(own)):
+                self.checkpoints[run].save(step, own)
+
+    def surface(self) -> None:
+        """Raises what went wrong while a checkpoint was written."""
+        for checkpoint in self.checkpoints.values():
+            checkpoint.surface()
+
+    def end_diverged(self, failed: Sequence[int]) -> None:
+        """Ends the runs whose loss was not finite after step failed[run]; 0 where it was."""
+        for run, step in enumerate(failed):
+            if step and run in self.alive:
+                end(self.alive.pop(run), self._circumstances, status="diverged", diverged_at_step=step)
+
+    def end_done(self) -> None:
+        """All others have come to their end."""
+        for directory in self.alive.values():
+            end(directory, self._circumstances, status="done")
 
 
 def _start(
