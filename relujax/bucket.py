@@ -71,6 +71,7 @@ def local(workdir: str | Path, *, training: bool = False) -> Iterator[Path]:
         copy.fetch(checkpoints=training)
     except BaseException:
         shutil.rmtree(top)
+        copy.give_lease_back()
         raise
     try:
         with ExitStack() as stack:
@@ -118,7 +119,7 @@ class _Copy:
         self._here: dict[str, tuple[int, int]] = {}  # name → time and size of the file that the bucket has
         self._lease = self._bucket.blob(self._prefix + LEASE)
         self._holder = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4()}"
-        self._lost = False
+        self._held = False
 
     @_reached
     def fetch(self, checkpoints: bool = False) -> None:
@@ -127,7 +128,7 @@ class _Copy:
         wanted = {}
         for name, blob in names.items():
             of_step = STEP.fullmatch(name)
-            if name == LEASE or (of_step and not checkpoints):
+            if name in ("", LEASE) or name.endswith("/") or (of_step and not checkpoints):  # "/": folders, for the eye
                 continue
             if of_step and of_step["kind"] == "checkpoints" and _manifest(of_step) not in names:
                 blob.delete()
@@ -136,7 +137,7 @@ class _Copy:
                 raise InputError(f"{self.address} has an object {name!r}, which is no file of a workdir; remove it")
             if self._there.get(name) != blob.generation:
                 wanted[name] = blob
-        partial = self.directory.with_name("partial")
+        partial = self.directory.parent / ".partial"
         for folder in (self.directory, partial):
             for name in wanted:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +194,7 @@ class _Copy:
             if lease and lease.generation != before:
                 raise PreconditionFailed("renewed")
             self._lease.upload_from_string(self._holder, if_generation_match=lease.generation if lease else 0)
+            self._held = True
         except PreconditionFailed:
             told = "wait for it or use another --workdir"
             raise Held(f"another process is training in {self.address} ({self._who()}); {told}") from None
@@ -207,20 +209,26 @@ class _Copy:
         except PreconditionFailed:
             if self._who() == self._holder:  # an answer was lost on its way, and the library had asked again
                 self._lease.reload()
-            elif not self._lost:
-                self._lost = True
+            elif self._held:
+                self._held = False
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def end(self, training: bool) -> None:
         """Sends what is left and gives the lease back."""
         try:
-            if self._lost:
+            if training and not self._held:
                 raise InputError(f"another process has taken {self.address} over ({self._who()})")
             self.send()
-            if training:
-                self._lease.delete(if_generation_match=self._lease.generation)
+            self.give_lease_back()
         except Exception as error:
             raise OSError(f"{error}; what has not reached it is in {self.directory}") from None
+
+    @_reached
+    def give_lease_back(self) -> None:
+        """The next process need not wait."""
+        if self._held:
+            self._held = False
+            self._lease.delete(if_generation_match=self._lease.generation)
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Every file that belongs into the bucket, and when it was changed."""
