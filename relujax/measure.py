@@ -22,7 +22,7 @@ def measure(measurement: Measurement, *, name: str, workdir: Path, only: Sequenc
     for position, (label, row) in enumerate(measurement.rows.items()):
         if label in done or (only and label not in only):
             continue
-        with Console(stderr=True).status(f"measuring {label}"):
+        with Console(stderr=True, force_jupyter=False).status(f"measuring {label}"):
             arrays = {key: np.asarray(values) for key, values in row().items()}
         records.write_measured_row(workdir, name, position, label, arrays, environment())
     return read_measurement(measurement, name, workdir)
