@@ -171,10 +171,10 @@ TRAINED = [
 ]
 
 
-def named(rows):
+def named(rows, slow=()):
     return pytest.mark.parametrize(
         ", ".join(("model", "first", "second")[: len(rows[0])]),
-        rows,
+        [pytest.param(*row, marks=pytest.mark.slow) if isinstance(row[0], slow) else row for row in rows],
         ids=[f"{type(row[0]).__name__}-{index}" for index, row in enumerate(rows)],
     )
 
@@ -192,7 +192,7 @@ def test_layers_and_activation_sites_match_the_paper(model, first, second):
     assert (count_layers(model, shape), count_sites(model, shape)) == (first, second)
 
 
-@named(TRAINED)
+@named(TRAINED, slow=(MobileNet, MobileNetV2, ShuffleNet, ShuffleNetV2))  # 20 to 40 s each to compile
 def test_a_first_step_in_train_and_eval_mode(model, first):
     """One program for it all: two seeds under vmap, traced once; finite gradients, of every parameter."""
     images = jax.random.normal(jax.random.key(0), first)
