@@ -20,7 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,30 +60,27 @@ def local(workdir: str | Path, *, training: bool = False) -> Iterator[Path]:
     top = Path(tempfile.mkdtemp(prefix="relujax-"))
     directory = top / named[2].rpartition("/")[2]
     directory.mkdir()
-    if training and not hosts.is_first():  # of many processes: the others see nothing of the workdir
-        yield directory
-        shutil.rmtree(top)
-        return
-    copy = _Copy(address, *named.groups(), directory)
+    kept = False
     try:
-        if training:
-            copy.take_lease()
-        copy.fetch(checkpoints=training)
-    except BaseException:
-        shutil.rmtree(top)
-        copy.give_lease_back()
-        raise
-    try:
-        with ExitStack() as stack:
-            for action in (copy.renew_lease, copy.send) if training else (copy.fetch,):
-                stack.enter_context(_repeated(action))
+        if training and not hosts.is_first():  # of many processes: the others see nothing of the workdir
             yield directory
-    except (InputError, OSError) as error:
-        raise type(error)(str(error).replace(str(directory), address)) from error
+            return
+        copy = _Copy(address, *named.groups(), directory)
+        with copy.leased() if training else nullcontext():
+            copy.fetch(checkpoints=training)
+            try:
+                with _repeated(copy.send if training else copy.fetch):
+                    yield directory
+            except (InputError, OSError) as error:
+                raise type(error)(str(error).replace(str(directory), address)) from error
+            finally:
+                kept = True
+                with noted_signals():  # the last checkpoint is worth the seconds
+                    copy.end()
+                kept = False
     finally:
-        with noted_signals():  # the last checkpoint is worth the seconds
-            copy.end(training)
-        shutil.rmtree(top)
+        if not kept:
+            shutil.rmtree(top)
 
 
 def _reached(call: Callable) -> Callable:
@@ -110,20 +107,22 @@ class _Copy:
     def __init__(self, address: str, bucket: str, path: str, directory: Path):
         from google.cloud import storage
 
+        self.address, self.directory, self._prefix = address, directory, f"{path}/"
         # What stands in for Google's servers asks for no credentials.
         anonymous = "STORAGE_EMULATOR_HOST" in os.environ
         client = storage.Client.create_anonymous_client() if anonymous else storage.Client()
-        self.address, self.directory, self._prefix = address, directory, f"{path}/"
         self._bucket = client.bucket(bucket)
         self._there: dict[str, int] = {}  # name → the object's generation that the directory has
         self._here: dict[str, tuple[int, int]] = {}  # name → time and size of the file that the bucket has
         self._lease = self._bucket.blob(self._prefix + LEASE)
         self._holder = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4()}"
-        self._held = False
+        self._lost = False
 
     @_reached
     def fetch(self, checkpoints: bool = False) -> None:
         """Brings what has changed in the bucket; of checkpoints only whole ones, and removes the others there."""
+        from google.api_core.exceptions import NotFound
+
         names = {blob.name.removeprefix(self._prefix): blob for blob in self._bucket.list_blobs(prefix=self._prefix)}
         wanted = {}
         for name, blob in names.items():
@@ -141,10 +140,13 @@ class _Copy:
         for folder in (self.directory, partial):
             for name in wanted:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        for error in self._transfer("download_many", [(blob, str(partial / name)) for name, blob in wanted.items()]):
+        # By name: the listed generation may be gone, for who trains there goes on. The next look brings what is newer.
+        pairs = [(self._bucket.blob(self._prefix + name), str(partial / name)) for name in wanted]
+        for (name, blob), error in zip(wanted.items(), self._transfer("download_many", pairs), strict=True):
+            if isinstance(error, NotFound):  # removed since it was listed
+                continue
             if error is not None:
                 raise error
-        for name, blob in wanted.items():
             path = self.directory / name
             (partial / name).replace(path)
             self._there[name], self._here[name] = blob.generation, _changed(path)
@@ -152,6 +154,8 @@ class _Copy:
     @_reached
     def send(self) -> None:
         """Sends what has changed here: what others speak of, then manifests and results; then removes the rest."""
+        if self._lost:
+            return
         last = {name: (self.directory / name).read_bytes() for name in self._files() if _speaks_of_others(name)}
         changed = {
             name: when
@@ -164,8 +168,11 @@ class _Copy:
                 self._here[name] = changed[name]
             elif not isinstance(error, FileNotFoundError):  # an old checkpoint, removed meanwhile
                 raise error
-        for name, content in last.items():
+        # The result of a run comes after the manifest of its last checkpoint.
+        for name, content in sorted(last.items(), key=lambda item: item[0].endswith("/result.json")):
             path = self.directory / name
+            if self._lost:
+                return
             if path.exists() and (when := _changed(path)) != self._here.get(name) and self._is_there(name, content):
                 self._bucket.blob(self._prefix + name).upload_from_string(content)
                 self._here[name] = when
@@ -175,9 +182,31 @@ class _Copy:
         for name in gone:
             del self._here[name]
 
+    @contextmanager
+    def leased(self) -> Iterator[None]:
+        """Keeps other processes away; raises Held where another one trains."""
+        self._take_lease()
+        try:
+            with _repeated(self._renew_lease):
+                yield
+        finally:
+            try:
+                self._give_lease_back()
+            except InputError as error:
+                logging.getLogger(__name__).warning("%s: the next process waits for a minute", error)
+
+    def end(self) -> None:
+        """Sends what is left."""
+        try:
+            if self._lost:
+                raise InputError(f"another process has taken {self.address} over ({self._who()})")
+            self.send()
+        except Exception as error:
+            raise OSError(f"{error}; what has not reached it is in {self.directory}") from None
+
     @_reached
-    def take_lease(self) -> None:
-        """Waits until who held the lease is gone; raises Held where it shows itself."""
+    def _take_lease(self) -> None:
+        """Waits until who held the lease is gone, or shows itself."""
         from google.api_core.exceptions import PreconditionFailed
 
         lease = self._bucket.get_blob(self._lease.name)
@@ -194,41 +223,40 @@ class _Copy:
             if lease and lease.generation != before:
                 raise PreconditionFailed("renewed")
             self._lease.upload_from_string(self._holder, if_generation_match=lease.generation if lease else 0)
-            self._held = True
         except PreconditionFailed:
             told = "wait for it or use another --workdir"
             raise Held(f"another process is training in {self.address} ({self._who()}); {told}") from None
 
     @_reached
-    def renew_lease(self) -> None:
+    def _renew_lease(self) -> None:
         """Shows that we are still here; where another process has taken over meanwhile, training ends."""
         from google.api_core.exceptions import PreconditionFailed
 
+        if self._lost:
+            return
         try:
             self._lease.upload_from_string(self._holder, if_generation_match=self._lease.generation)
         except PreconditionFailed:
             if self._who() == self._holder:  # an answer was lost on its way, and the library had asked again
+                self._lease = self._bucket.blob(self._lease.name)
                 self._lease.reload()
-            elif self._held:
-                self._held = False
+            else:
+                self._lost = True
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def end(self, training: bool) -> None:
-        """Sends what is left and gives the lease back."""
-        try:
-            if training and not self._held:
-                raise InputError(f"another process has taken {self.address} over ({self._who()})")
-            self.send()
-            self.give_lease_back()
-        except Exception as error:
-            raise OSError(f"{error}; what has not reached it is in {self.directory}") from None
+    @_reached
+    def _give_lease_back(self) -> None:
+        if not self._lost:
+            self._lease.delete(if_generation_match=self._lease.generation)
 
     @_reached
-    def give_lease_back(self) -> None:
-        """The next process need not wait."""
-        if self._held:
-            self._held = False
-            self._lease.delete(if_generation_match=self._lease.generation)
+    def _who(self) -> str:
+        from google.api_core.exceptions import NotFound
+
+        try:
+            return self._bucket.blob(self._lease.name).download_as_text()  # by name, not what was read of it before
+        except NotFound:
+            return "it has just ended"
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Every file that belongs into the bucket, and when it was changed."""
@@ -258,14 +286,6 @@ class _Copy:
         folder = f"{of_step['run']}/checkpoints/{of_step['step']}"
         return all(f"{folder}/{file}" in self._here for file in json.loads(content))
 
-    def _who(self) -> str:
-        from google.api_core.exceptions import NotFound
-
-        try:
-            return self._lease.download_as_text()
-        except NotFound:
-            return "it has just ended"
-
 
 @contextmanager
 def _repeated(action: Callable[[], None]) -> Iterator[None]:
@@ -288,8 +308,9 @@ def _repeated(action: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        ended.set()
-        thread.join()
+        with noted_signals():  # a send that is under way ends before the next one begins
+            ended.set()
+            thread.join()
 
 
 def _manifest(of_step: re.Match) -> str:
@@ -299,7 +320,8 @@ def _manifest(of_step: re.Match) -> str:
 def _speaks_of_others(name: str) -> bool:
     """Whether a file says that others are whole."""
     of_step = STEP.fullmatch(name)
-    return name.endswith("/result.json") or (of_step is not None and of_step["kind"] == "manifests")
+    measured = name.startswith("measurements/") and name.endswith(".json")
+    return measured or name.endswith("/result.json") or (of_step is not None and of_step["kind"] == "manifests")
 
 
 def _changed(path: Path) -> tuple[int, int]:

@@ -243,6 +243,8 @@ def _run(studies: Studies, command: Run) -> int:
 
     from relujax import hosts, launch, report, runner, tables
     from relujax.environment import keep_compiled_programs
+    from relujax.loop import Options
+    from relujax.sharding import one_cpu_device_per_core
 
     keep_compiled_programs()
     need("matplotlib", "jinja2", extra="report")  # before training, not after
@@ -257,6 +259,8 @@ def _run(studies: Studies, command: Run) -> int:
     entries = {name: _study(studies, name) for name in command.studies}
     if any(isinstance(study, Study) for study in entries.values()):
         overrides["data"] = _images(command)
+    for name, study in entries.items():
+        entries[name] = adapt(study, **overrides) if isinstance(study, Study) else study
     options = {
         "data_dir": command.data_dir,
         "devices": command.devices,
@@ -274,26 +278,31 @@ def _run(studies: Studies, command: Run) -> int:
         jax.config.update("jax_platforms", "cpu")  # the accelerators of this machine are for the tasks
     who = (command.coordinator, command.processes, command.process)
     many = command.distributed or who != (None, None, None)
-    with ExitStack() as held:
-        with hosts.joined(*who, _seconds(command.patience)) if many else nullcontext():
-            workdir = held.enter_context(bucket.local(command.workdir, training=True))
-            for name, study in entries.items():
-                entries[name] = adapt(study, **overrides) if isinstance(study, Study) else study
-                runner.run(
-                    entries[name],
-                    name=name,
-                    workdir=workdir,
-                    only=command.only,
-                    elsewhere=None if command.launcher == "local" else lambda *rows: wanted.append(rows),
-                    overrides=overrides | {"data": describe(overrides["data"])},
-                    **options,
-                )
+    one_cpu_device_per_core(command.devices)
+    with (
+        hosts.joined(*who, _seconds(command.patience)) if many else nullcontext(),
+        bucket.local(command.workdir, training=True) as workdir,
+    ):
+        for study in entries.values():  # before the first of them trains
+            here = command.launcher == "local"
+            runner.refuse(study, workdir=workdir, only=command.only, here=here, options=Options(**options))
+        for name, study in entries.items():
+            runner.run(
+                study,
+                name=name,
+                workdir=workdir,
+                only=command.only,
+                elsewhere=None if command.launcher == "local" else lambda *rows: wanted.append(rows),
+                overrides=overrides | {"data": describe(overrides["data"])},
+                **options,
+            )
         if wanted:
             place = {"address": command.address, "resources": command.resources}
             launch.train(wanted, workdir=workdir, options=options, **place)
-        if not hosts.is_first():
-            return 0
-        console, failures = Console(), {}
+    if not hosts.is_first():
+        return 0
+    console, failures = Console(), {}
+    with bucket.local(command.workdir) as workdir:
         for name, study in entries.items():
             results = report.read(study, name, workdir)
             console.print(tables.summary(study, results, console.width))
@@ -316,7 +325,7 @@ def _images(command: Run) -> str | Data | None:
 def _watch(command: Watch, workdir: Path) -> None:
     from relujax.live import watch
 
-    watch(workdir, once=command.once)
+    watch(workdir, once=command.once, shown=command.workdir)
 
 
 def _report(studies: Studies, command: Report, workdir: Path) -> None:

@@ -112,8 +112,9 @@ def hold_out(dataset: Dataset, validation: int) -> tuple[np.ndarray, np.ndarray,
 
 
 def cache_home() -> Path:
-    """$RELUJAX_CACHE or ~/.cache/relujax."""
-    return Path(os.environ.get("RELUJAX_CACHE") or "~/.cache/relujax").expanduser()
+    """$RELUJAX_CACHE, else relujax in $XDG_CACHE_HOME or ~/.cache."""
+    users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.environ.get("RELUJAX_CACHE") or users / "relujax").expanduser()
 
 
 def records_dir(name: str, data_dir: Path | None = None) -> Path:

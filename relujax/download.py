@@ -123,13 +123,6 @@ def prepare(
         raise InputError(f"{name} cannot be prepared in {home}: {error}") from error
 
 
-def verify(name: str, data_dir: Path | None = None) -> Dataset:
-    """The dataset decoded anew from its records, past the cache, or InputError."""
-    if name not in DATASETS or name == "digits":
-        raise unknown("dataset", name, NAMES)
-    return read(name, records_dir(name, data_dir))
-
-
 def fetch(source: Source, downloads: Path, mirrors: Sequence[str], progress: Progress) -> None:
     """Put `source` into `downloads`, from there or from the first place that has it with the right SHA-256.
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from relujax.datasets import Dataset
+from relujax.datasets import Dataset, cache_home
 
 PACKAGES = ("relujax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -40,8 +40,7 @@ def keep_compiled_programs() -> None:
     A run that goes on after a preemption, and a second call of a study, start training at once.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "relujax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache_home() / "compiled"))
 
 
 def _processor() -> str:

@@ -53,6 +53,9 @@ def joined(coordinator: str | None, processes: int | None, process: int | None, 
         yield
     except Preempted:  # all of them are, and end together
         raise
+    except KeyboardInterrupt:  # before training: the others may know nothing of it
+        print("interrupted: the same command again goes on where this one was", file=sys.stderr, flush=True)
+        os._exit(3)
     except BaseException as error:
         refused = isinstance(error, InputError | OSError)
         if not refused and not isinstance(error, jax.errors.JaxRuntimeError):  # such as: another process is gone

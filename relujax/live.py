@@ -45,24 +45,24 @@ class Run:
         return len(self.losses)
 
 
-def watch(workdir: Path, *, once: bool = False) -> None:
-    """Shows `workdir` until Ctrl-C, or once where there is no terminal."""
+def watch(workdir: Path, *, once: bool = False, shown: str = "") -> None:
+    """Shows `workdir`, by the name `shown`, until Ctrl-C, or once where there is no terminal."""
     if not workdir.is_dir():
         raise InputError(f"the workdir must be a directory that a study runs in; {workdir} is none")
     console = Console()
     if once or not console.is_terminal:
-        console.print(frame(workdir, now=time.time()))
+        console.print(frame(workdir, now=time.time(), shown=shown))
         return
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:
-                live.update(frame(workdir, now=time.time()), refresh=True)
+                live.update(frame(workdir, now=time.time(), shown=shown), refresh=True)
                 time.sleep(SECONDS_BETWEEN_FRAMES)
     except KeyboardInterrupt:
         pass
 
 
-def frame(workdir: Path, *, now: float) -> Group:
+def frame(workdir: Path, *, now: float, shown: str = "") -> Group:
     """Every study of `workdir` at the time `now`, the last heard of first; one that has ended in one line."""
     studies = dict(_studies(workdir))
     latest = {name: max(run.updated for runs in rows.values() for run in runs) for name, (_, rows) in studies.items()}
@@ -79,7 +79,7 @@ def frame(workdir: Path, *, now: float) -> Group:
             heading.append(f"; a rehearsal: {'; '.join(rehearsal)}", style="yellow not bold")
         parts.append(heading)
         parts.append(Text("") if ended == len(runs) else _table(rows, now))
-    return Group(*parts or [Text(f"{workdir} holds no run yet")])
+    return Group(*parts or [Text(f"{shown or workdir} holds no run yet")])
 
 
 def seconds_left(rows: Mapping[str, Sequence[Run]], label: str) -> float:

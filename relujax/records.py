@@ -193,8 +193,9 @@ def write_measured_row(
     """Writes the arrays of a row of a measurement; the JSON file comes last and says that the row is whole."""
     path = workdir / "measurements" / name / f"row_{position + 1}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez(partial, **arrays)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:  # NumPy would add .npz to a name
+        np.savez(file, **arrays)
     partial.replace(path)
     write_json(path.with_suffix(".json"), {"label": label, "environment": dict(environment)})
 

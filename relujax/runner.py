@@ -15,7 +15,7 @@ from relujax.checkpoint import newest
 from relujax.claims import Results
 from relujax.data import GcnZca
 from relujax.environment import environment
-from relujax.errors import InputError, unknown
+from relujax.errors import InputError, check_choice
 from relujax.loop import Options
 from relujax.measure import measure
 from relujax.progress import Reporter, progress, silent
@@ -42,6 +42,7 @@ def run(
     gets the rows and their seeds, after all checks, where other machines shall train them. The other keywords are
     those of `Options`.
     """
+    one_cpu_device_per_core(options.get("devices"))
     if bucket.is_address(workdir):
         with bucket.local(workdir, training=True) as directory:
             given: Any = {"name": name, "only": only, "overrides": overrides, "elsewhere": elsewhere, **options}
@@ -49,28 +50,12 @@ def run(
     workdir, how = Path(workdir), Options(**options)
     name = re.sub(r"\W+", "_", study.source).strip("_").lower()[:60] if name is None else name
     records.check_name(name)
+    waiting = refuse(study, workdir=workdir, only=only, here=elsewhere is None, options=how)
+    first = hosts.is_first()  # of many processes: the others see nothing of the workdir
     if isinstance(study, Measurement):
-        _check_workdir(workdir)
-        return measure(study, name=name, workdir=workdir, only=only) if hosts.is_first() else {}
-    for label in only:
-        if label not in study.trials:
-            raise unknown("row", label, study.trials)
-    every = phases(study.trials.values())
-    for trial in every:
-        check(trial)
-    _check_workdir(workdir)
-    if elsewhere is None:
-        _check_machine(workdir, how, every)
+        return measure(study, name=name, workdir=workdir, only=only) if first else {}
     chosen = {label: trial for label, trial in study.trials.items() if not only or label in only}
     seeds = range(study.runs)
-    needed = phases(chosen.values())
-    first = hosts.is_first()  # of many processes: the others see nothing of the workdir
-    finished = hosts.agreed(np.array([first and _finished(workdir, trial, seeds) for trial in needed]))
-    waiting = [trial for trial, done in zip(needed, finished) if not done]
-    for trial in waiting if first else ():
-        _check_earlier(workdir, trial, seeds)
-    for data in {(trial.data.name, trial.data.own): trial.data for trial in waiting}.values():
-        datasets.load_images(data, _path(how.data_dir))  # a missing dataset is found before anything is written
     if first:
         records.open_study(
             workdir,
@@ -85,6 +70,7 @@ def run(
     if waiting and elsewhere:
         elsewhere(chosen, seeds)
     elif waiting:
+        needed = phases(chosen.values())
         total = sum(trial.recipe.length.count for trial in needed) * study.runs
         done = sum(_epochs_done(workdir, trial, seed) for trial in needed for seed in seeds)
         with progress(total, done) if first else nullcontext(silent) as reporter:
@@ -102,6 +88,34 @@ def run(
                 for seed in seeds if first else ():
                     records.note_failure(records.run_directory(workdir, trial, seed), failure)
     return records.read_results(workdir, study.trials, study.runs)
+
+
+def refuse(
+    study: Study | Measurement, *, workdir: Path, only: Sequence[str], here: bool, options: Options
+) -> list[Trial]:
+    """Raises, before anything is written, what would stop `run` from training; returns the trials that it has to train.
+
+    Where they train is `here`, or other machines.
+    """
+    _check_workdir(workdir)
+    for label in only:
+        check_choice("row", label, study.labels)
+    if isinstance(study, Measurement):
+        return []
+    every = phases(study.trials.values())
+    for trial in every:
+        check(trial)
+    if here:
+        _check_machine(options, every)
+    first, seeds = hosts.is_first(), range(study.runs)
+    needed = phases(trial for label, trial in study.trials.items() if not only or label in only)
+    finished = hosts.agreed(np.array([first and _finished(workdir, trial, seeds) for trial in needed]))
+    waiting = [trial for trial, done in zip(needed, finished) if not done]
+    for trial in waiting if first else ():
+        _check_earlier(workdir, trial, seeds)
+    for data in {(trial.data.name, trial.data.own): trial.data for trial in waiting}.values():
+        datasets.load_images(data, _path(options.data_dir))
+    return waiting
 
 
 def phases(trials: Iterable[Trial]) -> list[Trial]:
@@ -126,6 +140,7 @@ def fit(
 
     A trial that starts from another one has that trained first. The other keywords are those of `Options`.
     """
+    one_cpu_device_per_core(options.get("devices"))
     if bucket.is_address(workdir):
         with bucket.local(workdir, training=True) as directory:
             return fit(trial, seeds=seeds, workdir=directory, label=label, reporter=reporter, **options)
@@ -133,7 +148,8 @@ def fit(
     needed = phases([trial])
     for phase in needed:
         check(phase)
-    _check_machine(workdir, how, needed)
+    _check_workdir(workdir)
+    _check_machine(how, needed)
     for phase in needed if hosts.is_first() else ():
         _check_earlier(workdir, phase, seeds)
     return _fit(trial, seeds, workdir, how, label, reporter)
@@ -225,13 +241,9 @@ def _check_earlier(workdir: Path, trial: Trial, seeds: Sequence[int]) -> None:
             raise InputError(f"{earlier} has ended, but has no checkpoint to start from; remove it to train it again")
 
 
-def _check_machine(workdir: Path, options: Options, trials: Iterable[Trial]) -> None:
-    _check_workdir(workdir)
-    if options.devices is not None and options.devices < 1:
-        raise InputError(f"devices must be at least 1; got {options.devices}")
+def _check_machine(options: Options, trials: Iterable[Trial]) -> None:
     if options.tensorboard:
         loop.tensorboard_writer()
-    one_cpu_device_per_core(options.devices)
     for trial in trials:
         loop.mesh_of(trial, 1, options)
 

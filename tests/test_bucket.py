@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
@@ -41,27 +42,36 @@ def short() -> Study:
 
 @pytest.fixture(scope="module")
 def server():
-    """The address of an emulator that, as Google's servers do, heeds ifGenerationMatch."""
+    """The address of an emulator that, as Google's servers do, heeds ifGenerationMatch and generation."""
+    from gcp_storage_emulator import server
     from gcp_storage_emulator.exceptions import NotFound
     from gcp_storage_emulator.handlers import objects
-    from gcp_storage_emulator.server import create_server
 
-    upload = objects._multipart_upload
+    def heeded(handler, parameter, refusal, name_of):
+        def checked(request, response, storage, *rest, **named):
+            wanted = request.query.get(parameter, [None])[0]
+            try:
+                bucket_name = request.params["bucket_name"]
+                found = wanted and storage.get_file_obj(bucket_name, name_of(request))["generation"]
+            except NotFound:
+                found = "0"
+            if wanted != found:
+                response.status = refusal
+                return None
+            return handler(request, response, storage, *rest, **named)
 
-    def checked(request, response, storage):
-        wanted = request.query.get("ifGenerationMatch", [None])[0]
-        name = request.data["meta"]["name"] if wanted is not None else ""
-        try:
-            found = storage.get_file_obj(request.params["bucket_name"], name)["generation"] if name else None
-        except NotFound:
-            found = "0"
-        if wanted is not None and wanted != found:
-            response.status = HTTPStatus.PRECONDITION_FAILED
-            return None
-        return upload(request, response, storage)
+        return checked
 
-    objects._multipart_upload = checked
-    emulator = create_server("localhost", 0, in_memory=True, default_bucket="bucket")
+    objects._multipart_upload = heeded(
+        objects._multipart_upload,
+        "ifGenerationMatch",
+        HTTPStatus.PRECONDITION_FAILED,
+        lambda request: request.data["meta"]["name"],
+    )
+    download = heeded(objects.download, "generation", HTTPStatus.NOT_FOUND, lambda request: request.params["object_id"])
+    for _, methods in server.HANDLERS:
+        methods |= {method: download for method, handler in methods.items() if handler is objects.download}
+    emulator = server.create_server("localhost", 0, in_memory=True, default_bucket="bucket")
     emulator.start()
     yield f"http://localhost:{emulator._api._httpd.server_address[1]}"
     emulator.stop()
@@ -147,8 +157,69 @@ def test_one_process_trains_at_a_time_and_one_that_is_gone_is_waited_for(there):
         held = blobs(there)["lease"]
     held.upload_from_string("a machine that was taken away")
     with bucket.local(there, training=True):
-        assert b"taken away" not in held.download_as_bytes()
+        assert held.generation != blobs(there)["lease"].generation
     assert "lease" not in blobs(there)
+
+
+def test_it_stays_ours_however_long_a_transfer_takes(there, monkeypatch):
+    transfer = bucket._Copy._transfer
+
+    def slow(*arguments):
+        time.sleep(2 * bucket.PATIENCE * bucket.SECONDS)
+        return transfer(*arguments)
+
+    def other():
+        with pytest.raises(Held), bucket.local(there, training=True):
+            pass
+        refused.set()
+
+    refused = threading.Event()
+    monkeypatch.setattr(bucket._Copy, "_transfer", staticmethod(slow))
+    with bucket.local(there, training=True):
+        thread = threading.Thread(target=other)
+        thread.start()
+    thread.join()
+    assert refused.is_set()
+
+
+def test_what_is_rewritten_or_removed_while_it_is_fetched_is_no_error(there, monkeypatch):
+    with bucket.local(there, training=True) as directory:
+        for name in ("rewritten", "removed", "quiet"):
+            (directory / name).write_text("")
+    transfer = bucket._Copy._transfer
+
+    def after_another_look(how, pairs):
+        if how == "download_many":
+            blobs(there)["rewritten"].upload_from_string("anew")
+            with suppress(KeyError):
+                blobs(there)["removed"].delete()
+        return transfer(how, pairs)
+
+    monkeypatch.setattr(bucket._Copy, "_transfer", staticmethod(after_another_look))
+    with bucket.local(there) as directory:
+        assert {path.name: path.read_text() for path in directory.iterdir()} == {"rewritten": "anew", "quiet": ""}
+
+
+def test_without_credentials_one_line_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none"))
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr(bucket.tempfile, "tempdir", str(tmp_path))
+    assert main({"short": short}, ["list", "--workdir", "gs://bucket/path"]) == 2
+    assert capsys.readouterr().err.startswith("error: gs://bucket/path cannot be reached: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_result_comes_after_the_manifest_of_its_last_checkpoint(there, monkeypatch):
+    from google.cloud.storage import Blob
+
+    sent, upload = [], Blob.upload_from_string
+    monkeypatch.setattr(Blob, "upload_from_string", lambda *a, **k: (sent.append(a[0].name), upload(*a, **k)))
+    with bucket.local(there, training=True) as directory:
+        run = directory / "runs" / "net" / "seed_0"
+        for path, text in (("result.json", "{}"), ("manifests/1.json", '{"a": ""}'), ("checkpoints/1/a", "a")):
+            (run / path).parent.mkdir(parents=True, exist_ok=True)
+            (run / path).write_text(text)
+    assert [name.rpartition("/")[2] for name in sent if not name.endswith("lease")] == ["1.json", "result.json"]
 
 
 def test_where_another_process_has_taken_over_nothing_is_sent_any_more(there, tmp_path):

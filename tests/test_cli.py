@@ -54,6 +54,7 @@ def test_run_then_run_again_then_report(tmp_path, capsys):
         (["run", "elu.fig_2"], "unknown study 'elu.fig_2': did you mean 'elu.fig_2_median_activation'? valid:"),
         (["show", "nothing"], "unknown study 'nothing'"),
         ([*RUN, "--only", "Elu"], "unknown row 'Elu': did you mean 'ELU'? valid: ELU, LReLU, ReLU"),
+        ([*RUN[:2], "tanhexp.fig_1_functions", *RUN[2:], "--only", "ELU"], "unknown row 'ELU': did you mean"),
         ([*RUN[:-4], "--data", "mnits"], "unknown dataset 'mnits': did you mean 'mnist'?"),
         (["data", "cifar"], "unknown dataset 'cifar'"),
         (["data", "verify", "mnist", "--data-dir", "/nowhere"], "mnist is not prepared in /nowhere"),

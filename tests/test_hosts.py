@@ -161,6 +161,15 @@ def test_a_start_that_cannot_be_is_refused(given, message):
         pass
 
 
+def test_interrupted_before_training_is_preempted_as_well():
+    code = "from relujax import hosts\nwith hosts.joined('localhost:{}', 1, 0, 5): raise KeyboardInterrupt"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        command = [sys.executable, "-c", code.format(free.getsockname()[1])]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 3 and "the same command again" in ended.stderr and "Traceback" not in ended.stderr
+
+
 def fail():
     raise RuntimeError("what went wrong")
 
