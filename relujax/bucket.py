@@ -156,12 +156,12 @@ class _Copy:
         """Sends what has changed here: what others speak of, then manifests and results; then removes the rest."""
         if self._lost:
             return
-        last = {name: (self.directory / name).read_bytes() for name in self._files() if _speaks_of_others(name)}
-        changed = {
-            name: when
-            for name, when in self._files().items()
-            if not _speaks_of_others(name) and when != self._here.get(name)
+        last = {
+            name: (when, (self.directory / name).read_bytes())
+            for name, when in self._changed_files().items()
+            if _speaks_of_others(name)
         }
+        changed = {name: when for name, when in self._changed_files().items() if not _speaks_of_others(name)}
         pairs = [(str(self.directory / name), self._bucket.blob(self._prefix + name)) for name in changed]
         for name, error in zip(changed, self._transfer("upload_many", pairs), strict=True):
             if error is None:
@@ -169,11 +169,10 @@ class _Copy:
             elif not isinstance(error, FileNotFoundError):  # an old checkpoint, removed meanwhile
                 raise error
         # The result of a run comes after the manifest of its last checkpoint.
-        for name, content in sorted(last.items(), key=lambda item: item[0].endswith("/result.json")):
-            path = self.directory / name
+        for name, (when, content) in sorted(last.items(), key=lambda item: item[0].endswith("/result.json")):
             if self._lost:
                 return
-            if path.exists() and (when := _changed(path)) != self._here.get(name) and self._is_there(name, content):
+            if (self.directory / name).exists() and self._is_there(name, content):
                 self._bucket.blob(self._prefix + name).upload_from_string(content)
                 self._here[name] = when
         gone = sorted(self._here.keys() - self._files().keys(), key=lambda name: not _speaks_of_others(name))
@@ -211,10 +210,10 @@ class _Copy:
 
         lease = self._bucket.get_blob(self._lease.name)
         before = lease and lease.generation
-        for look in range(PATIENCE if lease else 0):
-            if not look:
-                told = "%s was in use: waiting for %.0f seconds whether it still is"
-                logging.getLogger(__name__).warning(told, self.address, PATIENCE * SECONDS)
+        if lease:
+            told = "%s was in use: waiting for %.0f seconds whether it still is"
+            logging.getLogger(__name__).warning(told, self.address, PATIENCE * SECONDS)
+        for _ in range(PATIENCE if lease else 0):
             time.sleep(SECONDS)
             lease = self._bucket.get_blob(self._lease.name)
             if (lease and lease.generation) != before:
@@ -270,6 +269,10 @@ class _Copy:
                 except FileNotFoundError:  # an old checkpoint, removed while we look
                     continue
         return found
+
+    def _changed_files(self) -> dict[str, tuple[int, int]]:
+        """Those that the bucket does not have as they are."""
+        return {name: when for name, when in self._files().items() if when != self._here.get(name)}
 
     @staticmethod
     def _transfer(how: str, pairs: list[tuple]) -> list[Exception | None]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Column, Table
 
-from relujax import bucket, datasets, records
+from relujax import bucket, datasets, preemption, records
 from relujax.data import Data
 from relujax.errors import InputError, need, unknown
 from relujax.from_tfds import from_tfds
@@ -29,7 +29,6 @@ Entry = Study | Measurement
 Studies = Mapping[str, Callable[[], Entry]]
 
 FAILED = 1  # exit status: an error stopped some of the runs
-PREEMPTED = 3  # exit status: run the same command again to go on
 
 
 @dataclass(frozen=True)
@@ -176,8 +175,8 @@ def main(studies: Studies, arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command again goes on where this one was", file=sys.stderr)
-        return PREEMPTED
+        print(preemption.SAID, file=sys.stderr)
+        return preemption.EXIT_STATUS
     return 0
 
 
@@ -283,7 +282,7 @@ def _run(studies: Studies, command: Run) -> int:
         hosts.joined(*who, _seconds(command.patience)) if many else nullcontext(),
         bucket.local(command.workdir, training=True) as workdir,
     ):
-        for study in entries.values():  # before the first of them trains
+        for study in entries.values() if len(entries) > 1 else ():  # before the first of them trains
             here = command.launcher == "local"
             runner.refuse(study, workdir=workdir, only=command.only, here=here, options=Options(**options))
         for name, study in entries.items():

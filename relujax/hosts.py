@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from relujax import preemption
 from relujax.errors import InputError
 from relujax.preemption import Preempted
 
@@ -54,8 +55,8 @@ def joined(coordinator: str | None, processes: int | None, process: int | None, 
     except Preempted:  # all of them are, and end together
         raise
     except KeyboardInterrupt:  # before training: the others may know nothing of it
-        print("interrupted: the same command again goes on where this one was", file=sys.stderr, flush=True)
-        os._exit(3)
+        print(preemption.SAID, file=sys.stderr, flush=True)
+        os._exit(preemption.EXIT_STATUS)
     except BaseException as error:
         refused = isinstance(error, InputError | OSError)
         if not refused and not isinstance(error, jax.errors.JaxRuntimeError):  # such as: another process is gone

@@ -98,7 +98,7 @@ def train(
         runs = _Runs(directories, circumstances, stack)
         if options.tensorboard and hosts.is_first():
             # Epochs of a run that was killed after its last checkpoint come again, and are shown once.
-            runs.open_boards({seed: _board(workdir, trial, label, seed) for seed in directories}, start // steps + 1)
+            runs.open_boards([_board(workdir, trial, label, seed) for seed in directories], start // steps + 1)
         states = _start(trial, programs, directories, start, runs.checkpoints, workdir, seeds, train, mesh)
         runs.go_on_from(start // steps, resumed=start > 0)
         profile = stack.enter_context(Profile(options.profile if hosts.is_first() else None, workdir / "profile"))
@@ -151,17 +151,17 @@ class _Runs:
     def __init__(self, directories: Mapping[int, Path], circumstances: Mapping[str, Any], stack: ExitStack):
         self.alive = dict(enumerate(directories.values()))  # those that have not diverged
         self.checkpoints: dict[int, Checkpoints] = {}
-        self._seeds, self._circumstances, self._stack = list(directories), circumstances, stack
+        self._circumstances, self._stack = circumstances, stack
         self._boards: dict[int, Any] = {}
         for run, directory in self.alive.items() if hosts.is_first() else ():
             self.checkpoints[run] = Checkpoints(directory)
             stack.callback(self.checkpoints[run].close)
 
-    def open_boards(self, directories: Mapping[int, Path], first_epoch: int) -> None:
-        """TensorBoard events of each seed into its directory."""
+    def open_boards(self, directories: Sequence[Path], first_epoch: int) -> None:
+        """TensorBoard events of each run into its directory."""
         writer = tensorboard_writer()
-        for run, seed in enumerate(self._seeds):
-            self._boards[run] = writer(str(directories[seed]), purge_step=first_epoch, flush_secs=10)
+        for run, directory in enumerate(directories):
+            self._boards[run] = writer(str(directory), purge_step=first_epoch, flush_secs=10)
             self._stack.callback(_unless_it_fails, self._boards[run].close)
 
     def go_on_from(self, epochs: int, resumed: bool) -> None:

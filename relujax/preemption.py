@@ -5,6 +5,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+EXIT_STATUS = 3  # run the same command again to go on
+SAID = "interrupted: the same command again goes on where this one was"
+
 
 class Preempted(KeyboardInterrupt):
     """Training was asked to end and has saved what it had; the same call again goes on."""
