@@ -18,7 +18,7 @@ from relujax import datasets, fit, run, runner
 from relujax.cli import main
 from relujax.data import Data, Flip, GcnZca, PerPixelMean, UnitRange, as_evaluated, augment
 from relujax.datasets import DATASETS, load, records_dir
-from relujax.download import prepare, verify
+from relujax.download import prepare
 from relujax.errors import InputError
 from relujax.models.mlp import MLP
 from relujax.models.plain import Plain
@@ -151,7 +151,7 @@ def test_decoding_happens_once_and_every_byte_can_be_verified(data_dir, cache, i
     assert prepare(NAME, data_dir, progress=lambda *step: steps.append(step)) == records_dir(NAME, data_dir)
     assert steps == [("train images", 24, 24), ("test images", 7, 7)]
     monkeypatch.setattr(datasets, "write_squares", lambda *args: pytest.fail("decoded again"))
-    for again in (load(NAME, data_dir), verify(NAME, data_dir)):
+    for again in (load(NAME, data_dir), load(NAME, data_dir, anew=True)):
         assert again.digest == imagenet.digest and again.label == imagenet.label
     assert [path.name[:13] for path in cache.iterdir()] == ["imagenet2012-"]
 
@@ -171,7 +171,7 @@ def test_damaged_maps_are_decoded_again(data_dir, cache, damage):
     else:
         path.write_bytes(content[: -1 if damage == "truncate" else None])
     # A flipped byte is only seen where every byte is read.
-    again = verify(NAME, data_dir) if damage == "flip" else load(NAME, data_dir)
+    again = load(NAME, data_dir, anew=True) if damage == "flip" else load(NAME, data_dir)
     assert again.digest == first.digest and datasets.digest_of(vars(again)) == first.digest
 
 
