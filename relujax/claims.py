@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from math import comb
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Beats:
 
 @dataclass(frozen=True, kw_only=True)
 class StaysNearest:
-    """Over all epochs, `metric` of `row` stays nearer to `target` than that of each of `others`."""
+    """`metric` of `row` stays nearer to `target` than that of each of `others`: its mean distance over all epochs."""
 
     row: str
     others: tuple[str, ...]
@@ -168,6 +168,7 @@ class Judgement:
     stated: Stated
     verdict: Verdict
     finding: str  # one sentence with means, n and p
+    as_claimed: bool | None = None  # whether the numbers point the way of the claim, however sure; None: no numbers
     p_value: float | None = None
 
 
@@ -188,18 +189,25 @@ def judge(stated: Stated, results: Results, rehearsal: Sequence[str] = ()) -> Ju
         return Judgement(stated=stated, verdict=verdict, finding=f"too few epochs in the runs of {', '.join(missing)}")
     match claim:
         case Diverges():
-            decided, held, finding, p_value = _judge_failure(claim, scores[claim.row])
+            outcome = _judge_failure(claim, scores[claim.row])
         case Near():
-            decided, held, finding, p_value = _judge_nearness(claim, scores[claim.row], scores[claim.other])
+            outcome = _judge_nearness(claim, scores[claim.row], scores[claim.other])
         case _:
-            decided, held, finding, p_value = _judge_comparison(claim, ended, scores)
+            outcome = _judge_comparison(claim, ended, scores)
     if rehearsal:
         verdict = Verdict.REHEARSAL
-    elif not decided:
+    elif not outcome.decided:
         verdict = Verdict.UNDECIDED
     else:
-        verdict = Verdict.REPRODUCED if held else Verdict.NOT_REPRODUCED
-    return Judgement(stated=stated, verdict=verdict, finding=finding, p_value=p_value)
+        sure = outcome.p_value is not None and outcome.p_value <= LEVEL
+        verdict = Verdict.REPRODUCED if outcome.as_claimed and sure else Verdict.NOT_REPRODUCED
+    return Judgement(
+        stated=stated,
+        verdict=verdict,
+        finding=outcome.finding,
+        as_claimed=outcome.as_claimed,
+        p_value=outcome.p_value,
+    )
 
 
 def rows_of(claim: Claim) -> tuple[str, ...]:
@@ -221,20 +229,28 @@ def variance_over_epochs(run: RunResult, probe: str, of: str) -> np.ndarray:
     return np.var(values, axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)
 
 
-Outcome = tuple[bool, bool, str, float | None]  # whether a test could decide, whether it held, finding, p
+class _Outcome(NamedTuple):
+    decided: bool  # whether a test of so many runs can decide
+    as_claimed: bool
+    finding: str
+    p_value: float | None
 
 
-def _judge_comparison(claim: Comparison, ended: Results, scores: Mapping[str, np.ndarray]) -> Outcome:
-    """Does `row` score lower than each of the others?"""
-    means = {row: _mean(values) for row, values in scores.items()}
-    lower = all(means[claim.row] < means[other] for other in claim.others)
+def _judge_comparison(claim: Comparison, ended: Results, scores: Mapping[str, np.ndarray]) -> _Outcome:
+    """Does `row` score lower than each of the others, by the ranks that the test compares?
+
+    Holm's method is stricter than a claim needs that has to hold against all of the others.
+    """
     if isinstance(claim, Beats) and claim.paired:
         samples = [_pairs(claim, ended[claim.row], ended[other]) for other in claim.others]
         test = statistics.signed_rank
-        reachable = [statistics.smallest_signed_rank_p(len(ours)) for ours, _ in samples]
+        ranks = [statistics.signed_ranks(*sample) for sample in samples]
+        lower = all(np.sum(signed) < 0 for signed in ranks)
+        reachable = [statistics.smallest_signed_rank_p(len(signed)) for signed in ranks]
     else:
         samples = [(scores[claim.row], scores[other]) for other in claim.others]
         test = statistics.rank_sum
+        lower = all(statistics.rank_shift(*sample) < 0 for sample in samples)
         reachable = [statistics.smallest_rank_sum_p(len(ours), len(theirs)) for ours, theirs in samples]
     decided = max(statistics.holm(reachable)) <= LEVEL
     p_value = max(statistics.holm([test(*sample) for sample in samples])) if decided else None
@@ -242,46 +258,60 @@ def _judge_comparison(claim: Comparison, ended: Results, scores: Mapping[str, np
         claim = replace(
             claim, epochs=min(claim.epochs, max(len(run.history) for runs in ended.values() for run in runs))
         )
+    means = {row: _mean(values) for row, values in scores.items()}
     listed = ", ".join(f"{row} {means[row]:.4g} (n={len(scores[row])})" for row in scores)
     direction = "as claimed" if lower else "not as claimed"
+    if lower != all(means[claim.row] < means[other] for other in claim.others):
+        direction += " by ranks"
     support = "too few runs for a test" if p_value is None else f"p = {p_value:.2g}"
-    held = lower and p_value is not None and p_value <= LEVEL
-    return decided, held, f"{claim.quantity}: {listed}; {direction}, {support}", p_value
+    return _Outcome(decided, lower, f"{claim.quantity}: {listed}; {direction}, {support}", p_value)
 
 
-def _judge_nearness(claim: Near, ours: np.ndarray, theirs: np.ndarray) -> Outcome:
-    """Two one-sided Welch tests (Schuirmann 1987): is the difference within the margin on both sides?"""
+def _judge_nearness(claim: Near, ours: np.ndarray, theirs: np.ndarray) -> _Outcome:
+    """Two one-sided Welch tests (Schuirmann 1987): is the difference within the margin on both sides?
+
+    Undecided where runs scatter so much that even equal means would fail them.
+    """
     gap = f"{_words(claim.metric)}{_when(claim.metric, claim.epoch)}: {claim.row} {_mean(ours):.4g} (n={len(ours)}), "
     gap += f"{claim.other} {_mean(theirs):.4g} (n={len(theirs)}); "
-    if min(len(ours), len(theirs)) < 2 or not np.isfinite([*ours, *theirs]).all():
-        return False, False, f"{gap}too few finite runs for a test", None
+    if not np.isfinite([*ours, *theirs]).all():
+        return _Outcome(True, False, f"{gap}not as claimed, for runs diverged", None)
+    near = abs(_mean(ours) - _mean(theirs)) <= claim.margin
+    gap += f"{'' if near else 'not '}within ± {claim.margin:g}, "
+    if min(len(ours), len(theirs)) < 2:
+        return _Outcome(False, near, f"{gap}too few runs for a test", None)
     p_value = statistics.equivalence(ours, theirs, claim.margin)
-    return True, p_value <= LEVEL, f"{gap}within ± {claim.margin:g}: p = {p_value:.2g}", p_value
+    reachable = statistics.equivalence(ours - _mean(ours), theirs - _mean(theirs), claim.margin)
+    return _Outcome(reachable <= LEVEL, near, f"{gap}p = {p_value:.2g}", p_value)
 
 
-def _judge_failure(claim: Diverges, failed: np.ndarray) -> Outcome:
+def _judge_failure(claim: Diverges, failed: np.ndarray) -> _Outcome:
     """One-sided binomial test: do more than half of such runs fail? Five of five give p = 0.031."""
     n, count = len(failed), int(failed.sum())
     p_value = sum(comb(n, k) for k in range(count, n + 1)) / 2**n
     finding = (
         f"{count} of {n} runs of {claim.row} diverged or kept {_words(claim.metric)} at {claim.never_below:g} or more"
     )
-    return 1 / 2**n <= LEVEL, p_value <= LEVEL, f"{finding}; p = {p_value:.2g}", p_value
+    return _Outcome(1 / 2**n <= LEVEL, count > n / 2, f"{finding}; p = {p_value:.2g}", p_value)
 
 
 def _scores(claim: Claim, runs: Sequence[RunResult]) -> np.ndarray:
     """One score per finished run; a diverged run scores worst, so that it cannot make its row look better."""
     if isinstance(claim, Diverges):
         return np.array([claim.failed(run) for run in runs])
-    scores = [np.inf if run.status == "diverged" else claim.score(run) for run in runs]
+    scores = [_score(claim, run) for run in runs]
     return np.array([score for score in scores if not np.isnan(score)])
 
 
+def _score(claim: Comparison | Near, run: RunResult) -> float:
+    return np.inf if run.status == "diverged" else claim.score(run)
+
+
 def _pairs(claim: Beats, ours: Sequence[RunResult], theirs: Sequence[RunResult]) -> tuple[list[float], list[float]]:
-    """Scores of the seeds that both rows finished; only finite ones can be subtracted."""
-    other = {run.seed: claim.score(run) for run in theirs if run.status == "done"}
-    both = [(claim.score(run), other[run.seed]) for run in ours if run.status == "done" and run.seed in other]
-    both = [pair for pair in both if np.isfinite(pair).all()]
+    """Scores of the seeds that ended in both rows, a diverged run's infinite; two of them cannot be subtracted."""
+    other = {run.seed: _score(claim, run) for run in theirs}
+    both = [(_score(claim, run), other[run.seed]) for run in ours if run.seed in other]
+    both = [pair for pair in both if np.isfinite(pair).any() and not np.isnan(pair).any()]
     return [a for a, _ in both], [b for _, b in both]
 
 

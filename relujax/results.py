@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from relujax import records
-from relujax.claims import Results, variance_over_epochs
+from relujax.claims import Results, Verdict, variance_over_epochs
 from relujax.study import Study, rehearsal_reasons
 from relujax.tables import NOTHING, Entry, escape_markdown, judgements, table
 from relujax.trial import RunResult, describe, trial_id
@@ -24,19 +24,20 @@ def overview(root: Path, folder: str, studies: Mapping[str, Entry]) -> str:
     for path, found, runs in _recorded(root / folder):
         header, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in found["table"]]
         rows = [dict(zip(header, row)) for row in rows[1:]]  # a line of dashes comes first
-        metric, known = header[1], [row for row in rows if row[header[1]] != NOTHING]
+        metric = header[1]  # or, where no run of any row was finished, what follows the metrics
+        known = [row for row in rows if metric not in ("n", "paper") and row[metric] != NOTHING]
         ours = "; ".join(f"{row['']} {row[metric]}" for row in known[:SHOWN]) + ("; …" if len(known) > SHOWN else "")
         printed = [
-            f"{row['']} {row['paper']}" for row in known[:SHOWN] if row.get("paper", "")[:2].strip("-").isdigit()
+            f"{row['']} {row['paper']}" for row in known[:SHOWN] if row.get("paper", "").lstrip("-")[:1].isdigit()
         ]
         counts = dict.fromkeys(row["n"] for row in known)
         device = runs[0]["environment"]["device"] if runs else NOTHING
         hours = sum(sum(run["curves"].get("seconds", ())) for run in runs) / 3600
         cells = [
             f"[{escape_markdown(found['source'])}]({path.relative_to(root)})" + _if_outdated(found, studies),
-            f"{metric}: {ours}" if known else f"{metric}: none, every run diverged",
+            f"{metric}: {ours}" if known else "none, every run that ended diverged",
             "; ".join(printed) or NOTHING,
-            ", ".join(counts) or str(len(runs)),
+            ", ".join(counts) or str(sum(run["status"] != "unfinished" for run in runs)),
             _verdict(found),
             f"{device}, {hours:.1f}" if hours >= 0.05 else device,
         ]
@@ -46,9 +47,9 @@ def overview(root: Path, folder: str, studies: Mapping[str, Entry]) -> str:
 
 def _verdict(found: Mapping[str, Any]) -> str:
     """ "2 of 3 claims reproduced", or why it is a rehearsal and how often it went as claimed."""
-    claims = [claim for claim in found["claims"] if not claim["finding"].startswith("no finished run")]
+    claims = [claim for claim in found["claims"] if claim["verdict"] != Verdict.NOT_RUN.value]
     if found["rehearsal"]:
-        seen = sum("not as claimed" not in claim["finding"] for claim in claims)
+        seen = sum(claim["as_claimed"] is True for claim in claims)
         return f"rehearsal ({escape_markdown('; '.join(found['rehearsal']))}): {seen} of {len(claims)} as claimed"
     if not claims:
         return "no claim"
@@ -76,7 +77,7 @@ def rehearsals_table(directory: Path, studies: Mapping[str, Entry]) -> str:
     """The records of shortened runs and stand-in data in `directory`: what was seen, and why it is no verdict."""
     lines = ["| study | why a rehearsal | seen |", "|" + " --- |" * 3]
     for _, found, _ in _recorded(directory):
-        seen = [claim["finding"] for claim in found["claims"] if not claim["finding"].startswith("no finished run")]
+        seen = [claim["finding"] for claim in found["claims"] if claim["verdict"] != Verdict.NOT_RUN.value]
         for position, finding in enumerate(seen):
             first = [
                 escape_markdown(found["source"]) + _if_outdated(found, studies),
@@ -114,7 +115,13 @@ def record(study: Entry, name: str, results: Results) -> dict[str, Any]:
         "rehearsal": list(rehearsal_reasons(study, results)),
         "table": table(study, results, "markdown").splitlines(),
         "claims": [
-            {"words": each.stated.words, "verdict": each.verdict.value, "finding": each.finding, "p": each.p_value}
+            {
+                "words": each.stated.words,
+                "verdict": each.verdict.value,
+                "finding": each.finding,
+                "as_claimed": each.as_claimed,
+                "p": each.p_value,
+            }
             for each in judgements(study, results)
         ],
         "rows": {

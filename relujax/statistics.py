@@ -21,14 +21,12 @@ def std(values: Values) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
-def interval(values: Values, level: float = 0.95) -> tuple[float, float]:
-    """Student-t confidence interval of the mean; (nan, nan) below two values."""
+def rank_shift(ours: Values, theirs: Values) -> float:
+    """Mean rank of ours minus that of theirs: what `rank_sum` tests; negative where ours are the smaller ones."""
     from scipy import stats
 
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * std(values) / np.sqrt(len(values))
-    return mean(values) - half, mean(values) + half
+    ranks = stats.rankdata([*ours, *theirs])  # of ranks, so that ±inf counts as worst and not as nan
+    return float(np.mean(ranks[: len(ours)]) - np.mean(ranks[len(ours) :]))
 
 
 def rank_sum(ours: Values, theirs: Values) -> float:
@@ -42,21 +40,47 @@ def rank_sum(ours: Values, theirs: Values) -> float:
     def distance(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.abs(np.mean(a, axis=axis) - np.mean(b, axis=axis))
 
-    ranks = stats.rankdata([*ours, *theirs])  # of ranks, so that ±inf counts as worst and not as nan
+    ranks = stats.rankdata([*ours, *theirs])
     test = stats.permutation_test(
         (ranks[:n], ranks[n:]), distance, n_resamples=EXACT_UP_TO + 1, alternative="greater", vectorized=True
     )
     return float(test.pvalue)
 
 
-def signed_rank(ours: Values, theirs: Values) -> float:
-    """Two-sided p of the paired signed-rank test (Wilcoxon 1945), exact where pairs are few."""
+def signed_ranks(ours: Values, theirs: Values) -> np.ndarray:
+    """Ranks of |ours − theirs| with the difference's sign, pairs that are equal left out: (pairs,).
+
+    Their sum, which `signed_rank` tests, is negative where ours are the smaller ones.
+    """
     from scipy import stats
 
-    differences = np.subtract(ours, theirs)
-    if not np.any(differences):
+    differences = np.round(np.subtract(ours, theirs), 12)  # 0.1302 − 0.1301 and 0.1202 − 0.1201 are a tie
+    differences = differences[differences != 0]
+    return np.sign(differences) * stats.rankdata(np.abs(differences))
+
+
+def signed_rank(ours: Values, theirs: Values) -> float:
+    """Two-sided p of the paired signed-rank test (Wilcoxon 1945), exact with ties where pairs are few."""
+    from scipy import stats
+
+    ranks = signed_ranks(ours, theirs)
+    if not len(ranks):
         return 1.0
-    test: Any = stats.wilcoxon(differences, method="exact" if len(differences) <= 25 else "auto")
+    if 2 ** len(ranks) > EXACT_UP_TO:
+        many: Any = stats.wilcoxon(ranks, method="approx")
+        return float(many.pvalue)
+
+    def distance(signed: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.abs(np.sum(signed, axis=axis))
+
+    test = stats.permutation_test(
+        (ranks,),
+        distance,
+        permutation_type="samples",
+        n_resamples=EXACT_UP_TO + 1,
+        alternative="greater",
+        vectorized=True,
+    )
     return float(test.pvalue)
 
 
@@ -74,8 +98,9 @@ def equivalence(ours: Values, theirs: Values, margin: float) -> float:
 
 
 def differs_from_reported(values: Values, reported_mean: float, reported_std: float | None, runs: int | None) -> float:
-    """Two-sided p that our mean and a printed one differ: Welch's test, or one-sample where no spread is printed.
+    """Two-sided p that our mean and a printed one differ: Welch's test on the printed spread, else Student's on ours.
 
+    A number without a spread is a mean of `runs`, or one run, that scatters as ours do: t = d / (s √(1/n + 1/runs)).
     nan below two values, or where ours do not vary.
     """
     from scipy import stats
@@ -83,10 +108,10 @@ def differs_from_reported(values: Values, reported_mean: float, reported_std: fl
     if len(values) < 2 or std(values) == 0:
         return float("nan")
     if reported_std is None or runs is None or runs < 2:
-        test: Any = stats.ttest_1samp(values, reported_mean)
-    else:
-        ours = (mean(values), std(values), len(values))
-        test = stats.ttest_ind_from_stats(*ours, reported_mean, reported_std, runs, equal_var=False)
+        error = std(values) * np.sqrt(1 / len(values) + 1 / (runs or 1))
+        return float(2 * stats.t.sf(abs(mean(values) - reported_mean) / error, len(values) - 1))
+    ours = (mean(values), std(values), len(values))
+    test: Any = stats.ttest_ind_from_stats(*ours, reported_mean, reported_std, runs, equal_var=False)
     return float(test.pvalue)
 
 

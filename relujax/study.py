@@ -95,7 +95,7 @@ class Reported:
     runs: int | None = None  # behind `std`, where the paper says so
 
     def __str__(self) -> str:
-        return f"{self.mean:g}" if self.std is None else f"{self.mean:g} ± {self.std:g}"
+        return f"{self.mean:.10g}" if self.std is None else f"{self.mean:.10g} ± {self.std:.10g}"
 
 
 @dataclass(frozen=True, kw_only=True)

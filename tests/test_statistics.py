@@ -1,4 +1,4 @@
-from itertools import combinations
+from itertools import combinations, product
 from math import comb, inf, isnan, sqrt
 
 import numpy as np
@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from relujax.statistics import (
+    differs_from_reported,
     holm,
-    interval,
     mean,
     rank_sum,
     signed_rank,
@@ -21,11 +21,6 @@ def test_mean_and_std_are_those_of_a_sample():
     assert mean([1, 2, 6]) == 3
     assert std([1, 2, 6]) == pytest.approx(sqrt((4 + 1 + 9) / 2))
     assert isnan(std([1.0])) and isnan(mean([]))
-
-
-def test_interval_is_students():
-    low, high = interval([1.0, 2.0, 3.0])
-    assert (low, high) == pytest.approx((2 - 4.302653 / sqrt(3), 2 + 4.302653 / sqrt(3)))  # t(0.975, 2) = 4.302653
 
 
 def test_separated_runs_reach_the_smallest_p():
@@ -44,6 +39,29 @@ def test_rank_sum_counts_every_arrangement_of_the_ranks(ours, theirs):
     sums = [abs(ranks[list(chosen)].sum() - centre) for chosen in combinations(range(len(ranks)), n)]
     expected = np.mean([value >= observed - 1e-9 for value in sums])
     assert rank_sum(ours, theirs) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("differences", [[-1, 1, 3, 2, 4, 1, 3], [1, 1, 1, -1, 0, 0], [inf, -1, 2, 3, 4]])
+def test_signed_rank_counts_every_choice_of_signs(differences):
+    kept = np.array([difference for difference in differences if difference])
+    ranks = stats.rankdata(np.abs(kept))
+    sums = [abs(np.dot(signs, ranks)) for signs in product((-1, 1), repeat=len(ranks))]
+    expected = np.mean([value >= abs(np.dot(np.sign(kept), ranks)) - 1e-9 for value in sums])
+    assert signed_rank(differences, np.zeros(len(differences))) == pytest.approx(expected)
+
+
+def test_float_noise_breaks_no_tie():
+    theirs = np.array([0.1301, 0.1201, 0.0901, 0.2])
+    assert signed_rank(theirs + [1e-4, -1e-4, 1e-4, -1e-4], theirs) == 1
+
+
+def test_a_number_printed_of_one_run_scatters_as_ours_do():
+    ours = [6.60, 6.75, 6.42, 6.80, 6.55]
+    spread, n = np.std(ours, ddof=1), len(ours)
+    expected = 2 * stats.t.sf((np.mean(ours) - 6.30) / (spread * sqrt(1 + 1 / n)), n - 1)
+    assert differs_from_reported(ours, 6.30, None, None) == pytest.approx(expected) and expected > 0.1
+    of_five = stats.ttest_ind_from_stats(np.mean(ours), spread, n, 6.30, 0.1, 5, equal_var=False).pvalue
+    assert differs_from_reported(ours, 6.30, 0.1, 5) == pytest.approx(of_five)
 
 
 def test_equal_runs_show_no_difference():

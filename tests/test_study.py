@@ -164,8 +164,24 @@ def test_two_rows_are_near_only_where_the_runs_say_so():
     near = {"A": runs(1.0, 1.1, 0.9, 1.05, 0.95), "B": runs(1.02, 1.12, 0.92, 1.07, 0.97)}
     assert judge(stated, near).verdict is Verdict.REPRODUCED
     wide = {"A": runs(0.0, 2.0, 1.0, 3.0, -1.0), "B": runs(1.0, 1.1, 0.9, 1.05, 0.95)}
-    assert judge(stated, wide).verdict is Verdict.NOT_REPRODUCED
+    assert judge(stated, wide).verdict is Verdict.UNDECIDED  # equal means would not do either with such a spread
+    far = {"A": runs(2.0, 2.1, 1.9, 2.05, 1.95), "B": runs(1.0, 1.1, 0.9, 1.05, 0.95)}
+    assert judge(stated, far).verdict is Verdict.NOT_REPRODUCED and judge(stated, far).as_claimed is False
     assert judge(stated, {"A": runs(1.0), "B": runs(1.0)}).verdict is Verdict.UNDECIDED
+    failing = {**near, "B": [*near["B"][:4], run(4, "diverged", loss=[1.0])]}
+    assert judge(stated, failing).verdict is Verdict.NOT_REPRODUCED
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("last", [run(9, "diverged", loss=[9.0]), run(9, loss=[20.0])])
+def test_one_bad_run_of_the_others_does_not_turn_the_direction(paired, last):
+    stated = Stated(words="A beats B.", claim=Beats(row="A", others=("B",), metric="loss", paired=paired))
+    worse = [run(seed, loss=[0.3 + seed / 1000]) for seed in range(10)]
+    better = [*(run(seed, loss=[0.2 + seed / 1000]) for seed in range(9)), last]
+    judged = judge(stated, {"A": worse, "B": better})
+    assert judged.verdict is Verdict.NOT_REPRODUCED and "not as claimed by ranks" in judged.finding
+    judged = judge(stated, {"A": better, "B": worse})  # and does not hide that nine of ten are ahead
+    assert judged.as_claimed and judged.p_value == pytest.approx(94 / 1024 if paired else 0.0028, rel=0.02)
 
 
 def test_a_row_that_is_claimed_to_diverge():
