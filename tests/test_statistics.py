@@ -52,7 +52,7 @@ def test_signed_rank_counts_every_choice_of_signs(differences):
 
 def test_float_noise_breaks_no_tie():
     theirs = np.array([0.1301, 0.1201, 0.0901, 0.2])
-    assert signed_rank(theirs + [1e-4, -1e-4, 1e-4, -1e-4], theirs) == 1
+    assert signed_rank(np.add(theirs, [1e-4, -1e-4, 1e-4, -1e-4]), theirs) == 1
 
 
 def test_a_number_printed_of_one_run_scatters_as_ours_do():
