@@ -282,9 +282,9 @@ def _run(studies: Studies, command: Run) -> int:
         hosts.joined(*who, _seconds(command.patience)) if many else nullcontext(),
         bucket.local(command.workdir, training=True) as workdir,
     ):
-        for study in entries.values() if len(entries) > 1 else ():  # before the first of them trains
+        for name, study in entries.items() if len(entries) > 1 else ():  # before the first of them trains
             here = command.launcher == "local"
-            runner.refuse(study, workdir=workdir, only=command.only, here=here, options=Options(**options))
+            runner.refuse(study, name, workdir=workdir, only=command.only, here=here, options=Options(**options))
         for name, study in entries.items():
             runner.run(
                 study,
@@ -306,7 +306,7 @@ def _run(studies: Studies, command: Run) -> int:
             results = report.read(study, name, workdir)
             console.print(tables.summary(study, results, console.width))
             for label, runs in results.items():
-                failures |= {f"{label}, seed {run.seed}": run.failure for run in runs if run.failure}
+                failures |= {f"{name}: {label}, seed {run.seed}": run.failure for run in runs if run.failure}
         _write_report(studies, workdir, command.workdir)
     for run, reason in failures.items():
         print(f"failed: {run}: {reason}", file=sys.stderr)
@@ -400,7 +400,7 @@ def _data(command: DataCommand) -> None:
         case "list", None:
             _list_data(command.data_dir)
             return
-        case "verify", None:
+        case "verify", None | "all":
             names = [name for name in datasets.DATASETS if datasets.is_prepared(name, command.data_dir)]
         case "all", None:
             names = ["digits", *download.NAMES]

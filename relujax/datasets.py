@@ -83,7 +83,9 @@ def load(name: str, data_dir: Path | None = None, *, anew: bool = False, progres
         return check(name, _digits(), where="scikit-learn")
     records = records_dir(name, data_dir)
     if not is_prepared(name, data_dir):
-        way_out = DATASETS[name].by_hand or f"run `python -m experiments data {name}`, or name another --data-dir"
+        there = "" if data_dir is None else f" --data-dir {data_dir}"
+        command = f"python -m experiments data {name}{there}"
+        way_out = DATASETS[name].by_hand or f"run `{command}`, or name another --data-dir"
         raise InputError(f"{name} is not prepared in {records}: {way_out}")
     if anew:
         return read(name, records, progress)

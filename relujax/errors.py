@@ -13,7 +13,7 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> InputError:
     """The refusal of an unknown `name`: the nearest match first, then every valid choice."""
     valid = sorted(valid)
     by_lower = {choice.lower(): choice for choice in reversed(valid)}
-    begun = [choice for choice in by_lower if choice.startswith(name.lower())]
+    begun = sorted((choice for choice in by_lower if choice.startswith(name.lower())), key=len)
     nearest = [by_lower[choice] for choice in begun or difflib.get_close_matches(name.lower(), by_lower, 1, 0.4)]
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     return InputError(f"unknown {kind} {name!r}: {hint}valid: {', '.join(valid)}")

@@ -219,7 +219,7 @@ def ratio(model: nn.Module, images_shape: Shape) -> tuple[int, int]:
 
 def is_convolutional(model: nn.Module, images_shape: Shape) -> bool:
     """Whether the network has a convolution for images of shape (N, H, W, C), by tracing."""
-    return any(isinstance(call.module, nn.Conv) for call in _trace(model, images_shape)[1])
+    return any(isinstance(call.module, nn.Conv | nn.ConvTranspose) for call in _trace(model, images_shape)[1])
 
 
 class _Call(NamedTuple):

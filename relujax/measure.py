@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from relujax import records
@@ -22,7 +23,8 @@ def measure(measurement: Measurement, *, name: str, workdir: Path, only: Sequenc
     for position, (label, row) in enumerate(measurement.rows.items()):
         if label in done or (only and label not in only):
             continue
-        with Console(stderr=True, force_jupyter=False).status(f"measuring {label}"):
+        status = Console(stderr=True, force_jupyter=False).status(f"measuring {label}")
+        with status, jax.default_matmul_precision("highest"):  # as in training
             arrays = {key: np.asarray(values) for key, values in row().items()}
         records.write_measured_row(workdir, name, position, label, arrays, environment())
     return read_measurement(measurement, name, workdir)

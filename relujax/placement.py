@@ -50,6 +50,10 @@ def slots_of(placement: Placement, block: int, places: int) -> Slots:
     if not placement:
         raise InputError("a placement needs the slots of one block at least, e.g. ((True,),); got ()")
     slots = placement[block % len(placement)]
+    if not isinstance(slots, tuple | list):
+        raise InputError(
+            f"a placement is a tuple of blocks of flags, e.g. ((False,), (True,)) for 2:1; got {placement!r}"
+        )
     if len(slots) not in (1, places):
         raise InputError(f"this block has {places} places, so its slots need 1 or {places} flags; got {slots}")
     return slots * places if len(slots) == 1 else slots

@@ -1,14 +1,14 @@
 """Recipe: everything between data and network that is not the network, and its translation to Optax."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from relujax.errors import InputError
+from relujax.errors import InputError, check_choice
 
 Loss = Literal["cross_entropy", "squared_error"]
 
@@ -51,6 +51,14 @@ class StepDecay:
     learning_rates: tuple[float, ...]
     starts: tuple[int, ...]
 
+    def __post_init__(self):
+        rising = list(self.starts) == sorted(self.starts) and self.starts[:1] == (0,)
+        if len(self.learning_rates) != len(self.starts) or not rising:
+            raise InputError(
+                f"StepDecay needs a start for each learning rate, rising from 0; "
+                f"got starts {self.starts} for {self.learning_rates}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -65,9 +73,16 @@ class Recipe:
     loss: Loss = "cross_entropy"
 
     def __post_init__(self):
+        check_choice("loss", self.loss, get_args(Loss))
+        for name, kinds in (("length", Epochs), ("optimizer", Sgd | Adam), ("schedule", Constant | StepDecay)):
+            if not isinstance(getattr(self, name), kinds):
+                valid = " or ".join(kind.__name__ for kind in get_args(kinds) or (kinds,))
+                raise InputError(f"a recipe's {name} is {valid}(...); got {getattr(self, name)!r}")
         for name, value in (("epochs", self.length.count), ("batch size", self.batch_size)):
             if value < 1:
                 raise InputError(f"{name} must be at least 1; got {value}")
+            if value != int(value):
+                raise InputError(f"{name} must be a whole number; got {value}")
 
     def lasting(self, epochs: int) -> "Recipe":
         """The same recipe over `epochs` epochs; the steps of the schedule move in proportion."""

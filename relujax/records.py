@@ -156,8 +156,8 @@ def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
     unit_values = {}
     if (directory / "probes").exists():
         for folder in sorted((directory / "probes").iterdir()):
-            files = sorted(folder.glob("*.npy"))[: len(history)]
-            unit_values[folder.name] = np.stack([_read_array(file) for file in files])
+            if files := sorted(folder.glob("*.npy"))[: len(history)]:  # a kill may have left one without its epoch
+                unit_values[folder.name] = np.stack([_read_array(file) for file in files])
     return RunResult(
         trial_id=trial_id(trial),
         seed=seed,
@@ -227,15 +227,16 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is damaged ({error}); remove it and its .json to measure that row again") from None
 
 
-def open_study(workdir: Path, name: str, study: Mapping[str, Any]) -> None:
-    """Notes what a study was run as; refuses a workdir that holds it as something else."""
-    path = workdir / "studies" / f"{name}.json"
-    if path.exists():
-        before = read_json(path)
-        if differing := differences(study["trials"], before["trials"]):
-            shown = "; ".join(differing[:6]) + (f"; and {len(differing) - 6} more" if len(differing) > 6 else "")
-            raise InputError(f"{workdir} holds {name} with {shown}; use another --workdir")
-    write_json(path, dict(study))
+def check_study(workdir: Path, name: str, trials: Any) -> None:
+    """Refuses a workdir that holds the study as something else."""
+    if differing := differences(trials, (read_study(workdir, name) or {"trials": trials})["trials"]):
+        shown = "; ".join(differing[:6]) + (f"; and {len(differing) - 6} more" if len(differing) > 6 else "")
+        raise InputError(f"{workdir} holds {name} with {shown}; use another --workdir")
+
+
+def note_study(workdir: Path, name: str, study: Mapping[str, Any]) -> None:
+    """Notes what a study was run as."""
+    write_json(workdir / "studies" / f"{name}.json", dict(study))
 
 
 def read_study(workdir: Path, name: str) -> dict[str, Any] | None:

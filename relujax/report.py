@@ -144,6 +144,7 @@ def _failures(study: Entry, results: Results) -> list[str]:
                 places.setdefault(f"diverged at step {run.diverged_at_step}", []).append(str(run.seed))
             elif run.status == "unfinished":
                 place = f"not finished: {len(run.history)} of {epochs} epochs"
+                place += f", {run.failure}" if run.failure else ""
                 places.setdefault(place, []).append(str(run.seed))
         found += [f"{label}, seed {', '.join(seeds)} {place}" for place, seeds in places.items()]
     return found

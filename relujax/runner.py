@@ -13,9 +13,10 @@ import numpy as np
 from relujax import bucket, datasets, hosts, loop, records
 from relujax.checkpoint import newest
 from relujax.claims import Results
-from relujax.data import GcnZca
+from relujax.data import GcnZca, input_shape
 from relujax.environment import environment
 from relujax.errors import InputError, check_choice
+from relujax.layers import count
 from relujax.loop import Options
 from relujax.measure import measure
 from relujax.progress import Reporter, progress, silent
@@ -49,15 +50,14 @@ def run(
             return run(study, workdir=directory, **given)
     workdir, how = Path(workdir), Options(**options)
     name = re.sub(r"\W+", "_", study.source).strip("_").lower()[:60] if name is None else name
-    records.check_name(name)
-    waiting = refuse(study, workdir=workdir, only=only, here=elsewhere is None, options=how)
+    waiting = refuse(study, name, workdir=workdir, only=only, here=elsewhere is None, options=how)
     first = hosts.is_first()  # of many processes: the others see nothing of the workdir
     if isinstance(study, Measurement):
         return measure(study, name=name, workdir=workdir, only=only) if first else {}
     chosen = {label: trial for label, trial in study.trials.items() if not only or label in only}
     seeds = range(study.runs)
     if first:
-        records.open_study(
+        records.note_study(
             workdir,
             name,
             {
@@ -91,12 +91,13 @@ def run(
 
 
 def refuse(
-    study: Study | Measurement, *, workdir: Path, only: Sequence[str], here: bool, options: Options
+    study: Study | Measurement, name: str, *, workdir: Path, only: Sequence[str], here: bool, options: Options
 ) -> list[Trial]:
     """Raises, before anything is written, what would stop `run` from training; returns the trials that it has to train.
 
     Where they train is `here`, or other machines.
     """
+    records.check_name(name)
     _check_workdir(workdir)
     for label in only:
         check_choice("row", label, study.labels)
@@ -108,11 +109,15 @@ def refuse(
     if here:
         _check_machine(options, every)
     first, seeds = hosts.is_first(), range(study.runs)
+    if first:
+        records.check_study(workdir, name, describe(study.trials))
     needed = phases(trial for label, trial in study.trials.items() if not only or label in only)
     finished = hosts.agreed(np.array([first and _finished(workdir, trial, seeds) for trial in needed]))
     waiting = [trial for trial, done in zip(needed, finished) if not done]
-    for trial in waiting if first else ():
-        _check_earlier(workdir, trial, seeds)
+    for trial in waiting:
+        count(trial.model, (1, *input_shape(trial.data, datasets.facts_of(trial.data).shape)))  # what a network refuses
+        if first:
+            _check_earlier(workdir, trial, seeds)
     for data in {(trial.data.name, trial.data.own): trial.data for trial in waiting}.values():
         datasets.load_images(data, _path(options.data_dir))
     return waiting

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
-from relujax.claims import Epoch, Results, Stated
+from relujax.claims import Epoch, Results, Stated, rows_of
 from relujax.data import Data, PerChannel, UnitRange
 from relujax.datasets import DATASETS, facts_of
-from relujax.errors import InputError, unknown
+from relujax.errors import InputError, check_choice, unknown
 from relujax.trial import RunResult, Trial
 
 
@@ -114,6 +114,11 @@ class Study:
     runs: int = 5
     rehearsal: tuple[str, ...] = ()  # why this is not the paper's study: "20 of 300 epochs", "digits for mnist"
 
+    def __post_init__(self):
+        named = [*self.reported, *(row for stated in self.claims for row in rows_of(stated.claim))]
+        for label in named:
+            check_choice("row", label, self.trials)
+
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(self.trials)
@@ -184,13 +189,14 @@ def adapt(
     epochs: int | None = None,
     runs: int | None = None,
     data: str | Data | None = None,
-    precision: str = "float32",
+    precision: Literal["float32", "bf16"] = "float32",
 ) -> Study:
     """The study with other lengths, data or precision; whatever departs from the paper is named in `rehearsal`.
 
     `data` is a dataset's name or one's own images (`Data.from_arrays`, `from_tfds`): how they are normalised, varied
     and held out stays the study's.
     """
+    check_choice("precision", precision, ("float32", "bf16"))
     if runs is not None and runs < 1:
         raise InputError(f"runs must be at least 1; got {runs}")
     if isinstance(data, str):

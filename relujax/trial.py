@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from flax import linen as nn
 
-from relujax.activations import ACTIVATIONS
+from relujax.activations import ACTIVATIONS, SHIPPED
 from relujax.data import Data
 from relujax.errors import InputError
 from relujax.gates import Begin
@@ -68,23 +70,32 @@ def describe(value: Any) -> Any:
     """`value` as JSON data: dataclasses and modules by class name and fields, functions by their registered name.
 
     A field that is None is left out, so that a new option that is off does not change what existing runs are called.
+    What is not relujax's own has its source beside its name: with another formula or network it is another run.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hidden = ("parent", "name") if isinstance(value, nn.Module) else ()
         named = [f.name for f in dataclasses.fields(value) if f.compare and f.name not in hidden]
         fields = {name: getattr(value, name) for name in named}
-        return {"class": type(value).__name__, **{k: describe(v) for k, v in fields.items() if v is not None}}
+        return {**_class(type(value)), **{k: describe(v) for k, v in fields.items() if v is not None}}
     if isinstance(value, functools.partial):
+        if value.args:
+            raise InputError(
+                f"constants of an activation are given by name, as in partial(elu, alpha=0.5); got {value}"
+            )
         return {"function": describe(value.func), **describe(value.keywords)}
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]
+    if isinstance(value, str) and value in ACTIVATIONS:
+        return _registered(value)
     if value is None or isinstance(value, str | int | float | bool):
         return value
     for name, function in ACTIVATIONS.items():
         if function is value:
-            return name
+            return _registered(name)
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        raise InputError(f"{value.__name__} is a class: give an instance, {value.__name__}(), or its registered name")
     try:
         return np.dtype(value).name
     except TypeError:
@@ -92,6 +103,37 @@ def describe(value: Any) -> Any:
             f"{value!r} has no registered name, so the run could not be recognised when it is resumed: "
             "add the function to relujax.activations.ACTIVATIONS, or use functools.partial of one that is there"
         ) from None
+
+
+def _class(own: type) -> dict[str, str]:
+    if own.__module__.partition(".")[0] in ("relujax", "experiments"):
+        return {"class": own.__name__}
+    return {"class": own.__name__, "source": _digest(own)}
+
+
+def _registered(name: str) -> Any:
+    function = ACTIVATIONS[name]
+    if SHIPPED.get(name) is function:
+        return name
+    source = describe(function) if isinstance(function, functools.partial) else _digest(function)
+    return {"function": name, "source": source}
+
+
+def _digest(own: Any) -> str:
+    """A hash of the text of a function or class, wherever in a file or notebook it stands; of a library's, its name."""
+    module = getattr(own, "__module__", "")
+    if module.partition(".")[0] in ("jax", "jaxlib", "flax", "optax"):
+        return f"{module}.{own.__qualname__}"
+    parts = [own] if not isinstance(own, type) else [each for each in vars(own).values() if inspect.isfunction(each)]
+    return hashlib.sha256("\n".join(map(_text, parts)).encode()).hexdigest()[:12]
+
+
+def _text(function: Any) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError):  # typed into a plain interpreter
+        code = getattr(function, "__code__", None)
+        return f"{code.co_code.hex()} {code.co_names}" if code else ""
 
 
 def trial_id(trial: Trial) -> str:

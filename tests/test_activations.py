@@ -402,3 +402,9 @@ def test_unknown_name_is_refused_with_the_nearest_one():
 def test_what_is_no_activation_is_refused(wrong):
     with pytest.raises(InputError, match="a name, a function or a Linen module; got"):
         get_activation(wrong)
+
+
+@pytest.mark.parametrize("typed, meant", [("ReLU", "relu"), ("GELU", "gelu"), ("Tanh", "tanh"), ("TanhExp", "tanhexp")])
+def test_other_capitals_are_taken_for_the_name_itself(typed, meant):
+    with pytest.raises(InputError, match=f"did you mean {meant!r}"):
+        get_activation(typed)

@@ -163,7 +163,7 @@ def test_a_changed_setting_is_refused_and_nothing_written(field, tmp_path):
         return Study(source="f7", question="?", trials={"row": trial}, metrics=("test_error",), runs=2)
 
     description = {"trials": {"row": runner.describe(DENSE)}, "overrides": {}, "runs": 2, "rehearsal": []}
-    records.open_study(tmp_path, "f7", json.loads(json.dumps(description)))
+    records.note_study(tmp_path, "f7", json.loads(json.dumps(description)))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=rf"row\.{field}"):
         runner.run(study(CHANGES[field]), workdir=tmp_path, name="f7")

@@ -22,7 +22,7 @@ def workdir(tmp_path):
     """ReLU: one run done, one diverged; LReLU: one at epoch 2 of 8, at 10 s per epoch; ELU: not begun."""
     study = adapt(elu.fig_2_median_activation(), epochs=8, runs=2)
     noted = {"trials": describe(study.trials), "runs": 2, "rehearsal": list(study.rehearsal), "overrides": {}}
-    records.open_study(tmp_path, NAME, noted)
+    records.note_study(tmp_path, NAME, noted)
     for label, seed, epochs, status in (("ReLU", 0, 8, "done"), ("ReLU", 1, 1, "diverged"), ("LReLU", 0, 2, None)):
         directory = records.run_directory(tmp_path, study.trials[label], seed)
         records.open_run(directory, study.trials[label])

@@ -81,3 +81,26 @@ def test_cross_entropy_is_in_nats_and_errors_are_counted():
 def test_a_length_below_one_is_refused_with_its_value(changes):
     with pytest.raises(InputError, match="at least 1; got"):
         recipe(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"optimizer": "sgd"}, r"optimizer is Sgd or Adam\(...\); got 'sgd'"),
+        ({"schedule": 0.1}, "schedule is Constant or StepDecay"),
+        ({"length": 3}, "length is Epochs"),
+        ({"length": Epochs(1.5)}, "epochs must be a whole number; got 1.5"),  # pyright: ignore[reportArgumentType]
+        ({"loss": "mse"}, "unknown loss 'mse'"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(changes, words):
+    with pytest.raises(InputError, match=words):
+        recipe(**changes)
+
+
+@pytest.mark.parametrize(
+    "rates, starts", [((0.1, 0.01), (0,)), ((0.1, 0.01), (5, 10)), ((0.1, 0.01, 0.001), (0, 9, 5))]
+)
+def test_steps_that_do_not_rise_from_zero_are_refused(rates, starts):
+    with pytest.raises(InputError, match="rising from 0"):
+        StepDecay(learning_rates=rates, starts=starts)

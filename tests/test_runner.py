@@ -16,9 +16,10 @@ from relujax import loop, records, runner
 from relujax.data import Data, UnitRange
 from relujax.errors import InputError
 from relujax.models.mlp import MLP, Autoencoder
+from relujax.models.resnet import ResNet
 from relujax.probes import MedianActivation, UnitMedians
 from relujax.recipe import Constant, Epochs, Recipe, Sgd
-from relujax.study import adapt
+from relujax.study import Study, adapt
 from relujax.trial import Trial
 
 ROOT = Path(__file__).parents[1]
@@ -170,6 +171,21 @@ def test_a_study_run_with_other_settings_is_refused_with_the_fields(tmp_path):
     longer = adapt(elu.fig_2_median_activation(), epochs=2, runs=1, data="digits")
     with pytest.raises(InputError, match=r"ELU.recipe.length.count: 1, now 2.*--workdir"):
         runner.run(longer, name="fig", workdir=tmp_path)
+
+
+def test_a_network_that_cannot_be_built_stops_the_study_before_its_first_row_trains(tmp_path):
+    trials = {"good": TRIAL, "bad": replace(TRIAL, model=ResNet(21, 10), probes=())}
+    study = Study(source="mine", question="Does it?", trials=trials, metrics=("train_loss",), runs=1)
+    with pytest.raises(InputError, match="depth must be"):
+        runner.run(study, workdir=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_probe_written_without_its_epoch_is_left_out(tmp_path):
+    folder = tmp_path / "probes" / "medians"
+    folder.mkdir(parents=True)
+    np.save(folder / "00001.npy", np.zeros(3))
+    assert records.read_run(tmp_path, TRIAL, 0).unit_values == {}
 
 
 def test_a_damaged_result_is_named(tmp_path):

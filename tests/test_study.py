@@ -190,3 +190,12 @@ def test_a_row_that_is_claimed_to_diverge():
     assert judge(stated, {"A": [*diverged, run(4, loss=[2.3, 2.3])]}).verdict is Verdict.REPRODUCED
     assert judge(stated, {"A": diverged}).verdict is Verdict.UNDECIDED  # 1/16 is above the level
     assert judge(stated, {"A": runs(1, 1, 1, 1, 1)}).verdict is Verdict.NOT_REPRODUCED
+
+
+def test_a_study_that_speaks_of_an_unknown_row_is_refused():
+    study = elu.fig_2_median_activation()
+    claim = Stated(words="ELU beats it.", claim=Beats(row="ELU", others=("PReLU",), metric="test_error"))
+    with pytest.raises(InputError, match="unknown row 'PReLU'"):
+        replace(study, claims=(claim,))
+    with pytest.raises(InputError, match="unknown precision 'fp16'"):
+        adapt(study, precision="fp16")

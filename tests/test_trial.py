@@ -1,11 +1,13 @@
+import dataclasses
 from functools import partial
 
 import jax.numpy as jnp
 import pytest
+from flax import linen as nn
 
 from experiments import elu
+from relujax.activations import ACTIVATIONS, PReLU, leaky_relu
 from relujax.activations import elu as elu_function
-from relujax.activations import leaky_relu
 from relujax.cli import studies_of
 from relujax.data import Data, UnitRange
 from relujax.errors import InputError
@@ -31,6 +33,51 @@ def test_any_changed_setting_is_another_run():
     leaky = partial(leaky_relu, negative_slope=0.1)
     trials = [trial(), trial("relu"), trial(epochs=3), trial(dtype=jnp.bfloat16), trial(leaky)]
     assert len({trial_id(each) for each in trials}) == len(trials)
+
+
+def test_another_formula_under_the_same_name_is_another_run(monkeypatch):
+    def own(formula):
+        monkeypatch.setitem(ACTIVATIONS, "own", formula)
+        return trial_id(trial("own"))
+
+    capped = own(lambda x: jnp.minimum(x, 1))
+    constant = own(lambda x: 0 * x)
+    assert len({capped, constant, own(jnp.tanh), own(jnp.sin)}) == 4
+    assert own(partial(leaky_relu, negative_slope=0.1)) != own(partial(leaky_relu, negative_slope=0.2))
+    assert own(jnp.tanh) == own(jnp.tanh)
+    shipped = trial_id(trial("relu"))
+    monkeypatch.setitem(ACTIVATIONS, "relu", jnp.tanh)
+    assert trial_id(trial("relu")) != shipped
+
+
+def test_another_network_of_the_same_name_is_another_run():
+    class Own(nn.Module):
+        num_classes: int
+
+        @nn.compact
+        def __call__(self, x, *, train):
+            return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+
+    first, own = Own(10), Own
+
+    class Own(nn.Module):
+        num_classes: int
+
+        @nn.compact
+        def __call__(self, x, *, train):
+            return nn.Dense(self.num_classes, use_bias=False)(x.reshape(len(x), -1))
+
+    ids = [trial_id(dataclasses.replace(trial(), model=model)) for model in (first, Own(10), own(10))]
+    assert ids[0] == ids[2] != ids[1]
+
+
+@pytest.mark.parametrize(
+    "activation, words", [(partial(leaky_relu, 0.2), "by name"), (PReLU, r"give an instance, PReLU\(\)")]
+)
+def test_what_would_hide_a_difference_is_refused(activation, words, monkeypatch):
+    monkeypatch.delitem(ACTIVATIONS, "prelu")
+    with pytest.raises(InputError, match=words):
+        trial_id(trial(activation))
 
 
 def test_a_function_without_a_registered_name_is_refused_with_the_way_out():

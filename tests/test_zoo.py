@@ -377,3 +377,9 @@ def has(model, shape, kind):
 
 def forward(model, images):
     return model.apply(model.init(jax.random.key(0), images, train=False), images, train=False)
+
+
+@pytest.mark.parametrize("placement", ["DROP_FIRST", (False, True)])
+def test_what_is_no_placement_is_refused_with_an_example(placement):
+    with pytest.raises(InputError, match=r"e\.g\. \(\(False,\), \(True,\)\) for 2:1"):
+        count_parameters(PreActResNet(20, 10, placement=placement), (1, 32, 32, 3))
