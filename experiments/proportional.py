@@ -9,6 +9,8 @@ et al. 2016, "On the connection of deep fusion to ensembling", arXiv:1611.07718.
 Deviation: learning rates, weight decay, initialisation and augmentation are not stated; those of DFN-MR's code, as the
 papers refer to that work.
 Deviation: crops are padded with the exact mean colour; DFN-MR's code rounds it to whole grey levels.
+Deviation: which epoch the tables print is not stated; the last.
+Deviation: images that do not fill the last batch of an epoch sit out.
 Deviation: BatchNorm statistics span the whole batch of 64; DFN-MR's code splits it over two GPUs by default.
 """
 
@@ -357,7 +359,7 @@ def table_2_preact_cifar100() -> Study:
 
 
 def section_3_preactivation_block() -> Study:
-    """Section III-C and equations 7–9: which of its two ReLUs a pre-activation block can lose, and its BatchNorm too.
+    """Section III-B and equations 7–9: which of its two ReLUs a pre-activation block can lose, and its BatchNorm too.
 
     The first two rows stand in Table II. For the others nothing is printed, though the text says which ReLU is the
     better one to remove; it asks whether the first BatchNorm is redundant, and leaves it open. 25 runs of 400 epochs.

@@ -186,7 +186,7 @@ def mish(x: Array) -> Array:
 
 @smooth
 def tanhexp(x: Array) -> Array:
-    """x · tanh(e^x)  (Liu & Di, arXiv:2003.09855, eq. 1)."""
+    """x · tanh(e^x)  (Liu & Di, arXiv:2003.09855, eq. 3)."""
     # Without the cap e^x overflows; from x = 4 on, tanh(e^x) is 1 to double precision.
     return gated(x, lambda x: jnp.tanh(jnp.exp(jnp.minimum(x, 4.0))))
 

@@ -23,7 +23,7 @@ Placement = tuple[Slots, ...]
 
 PAIRED: Placement = ((True,),)  # an activation after every convolution, 1:1
 
-# Single layers ("Rethinking ReLU", section III-B): the last ReLU of the 1st, 3rd, 5th … layer goes.
+# Single layers ("Rethinking ReLU", section IV-B): the last ReLU of the 1st, 3rd, 5th … layer goes.
 TWO_TO_ONE: Placement = ((False,), (True,))
 
 # Blocks with two places.
