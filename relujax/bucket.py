@@ -223,7 +223,7 @@ class _Copy:
                 raise PreconditionFailed("renewed")
             self._lease.upload_from_string(self._holder, if_generation_match=lease.generation if lease else 0)
         except PreconditionFailed:
-            told = "wait for it or use another --workdir"
+            told = "wait for it or use another workdir"
             raise Held(f"another process is training in {self.address} ({self._who()}); {told}") from None
 
     @_reached

@@ -23,7 +23,7 @@ from relujax.errors import InputError, need, unknown
 from relujax.from_tfds import from_tfds
 from relujax.profile import parse_steps
 from relujax.study import Measurement, Study, adapt
-from relujax.trial import Trial, describe
+from relujax.trial import Trial
 
 Entry = Study | Measurement
 Studies = Mapping[str, Callable[[], Entry]]
@@ -43,6 +43,7 @@ class Show:
     """A study's trials as a table: network, parameters, layers, activation sites, data, recipe, the paper's numbers."""
 
     study: tyro.conf.Positional[str]
+    """A study's name, as in list."""
     time: bool = False
     """Also take a few steps of every row, and say how long the study will take on this device and how long it took."""
     workdir: str = "workdir"
@@ -54,6 +55,7 @@ class Run:
     """Train what the workdir does not hold yet, then report; the same command again goes on where it was."""
 
     studies: tyro.conf.Positional[tuple[str, ...]]
+    """Names of studies, as in list; before options that take several words, such as --only."""
     workdir: str = "workdir"
     """Where runs and reports go: a directory, or gs://bucket/path."""
     epochs: int | None = None
@@ -131,7 +133,7 @@ class DataCommand:
     data_dir: Path | None = None
     """A TFDS data directory; default: $RELUJAX_DATA or ~/.cache/relujax/data."""
     mirror: tuple[str, ...] = ()
-    """Base addresses to try when the original does not answer; a file counts only with the right SHA-256."""
+    """Base addresses to try before the original; a file counts only with the right SHA-256."""
 
 
 Command = (
@@ -254,7 +256,7 @@ def _run(studies: Studies, command: Run) -> int:
         "precision": command.precision,
     }
     if not command.studies:
-        raise InputError("run needs the name of a study: see list")
+        raise InputError("run needs the name of a study, before --only and --resources: see list")
     entries = {name: _study(studies, name) for name in command.studies}
     if any(isinstance(study, Study) for study in entries.values()):
         overrides["data"] = _images(command)
@@ -275,6 +277,8 @@ def _run(studies: Studies, command: Run) -> int:
             raise InputError(f"with Ray the workdir must be a folder that all nodes see; got {command.workdir}")
         launch.parse(command.resources)
         jax.config.update("jax_platforms", "cpu")  # the accelerators of this machine are for the tasks
+    elif command.address or command.resources:
+        raise InputError("--address and --resources say where Ray trains: add --launcher ray, or leave them out")
     who = (command.coordinator, command.processes, command.process)
     many = command.distributed or who != (None, None, None)
     one_cpu_device_per_core(command.devices)
@@ -292,7 +296,6 @@ def _run(studies: Studies, command: Run) -> int:
                 workdir=workdir,
                 only=command.only,
                 elsewhere=None if command.launcher == "local" else lambda *rows: wanted.append(rows),
-                overrides=overrides | {"data": describe(overrides["data"])},
                 **options,
             )
         if wanted:

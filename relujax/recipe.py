@@ -74,9 +74,9 @@ class Recipe:
 
     def __post_init__(self):
         check_choice("loss", self.loss, get_args(Loss))
-        for name, kinds in (("length", Epochs), ("optimizer", Sgd | Adam), ("schedule", Constant | StepDecay)):
+        for name, kinds in (("length", (Epochs,)), ("optimizer", (Sgd, Adam)), ("schedule", (Constant, StepDecay))):
             if not isinstance(getattr(self, name), kinds):
-                valid = " or ".join(kind.__name__ for kind in get_args(kinds) or (kinds,))
+                valid = " or ".join(kind.__name__ for kind in kinds)
                 raise InputError(f"a recipe's {name} is {valid}(...); got {getattr(self, name)!r}")
         for name, value in (("epochs", self.length.count), ("batch size", self.batch_size)):
             if value < 1:

@@ -60,7 +60,7 @@ def locked(directories: Iterable[Path]) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Held(f"another process is training {directory}; wait for it or use another --workdir") from None
+                raise Held(f"another process is training {directory}; wait for it or use another workdir") from None
             except OSError:  # a file system without locks
                 continue
             for left in directory.glob("*.partial"):  # by a process that was killed
@@ -89,7 +89,7 @@ def open_run(directory: Path, trial: Trial) -> None:
     path = directory / "trial.json"
     if path.exists():
         if differing := differences(describe(trial), read_json(path)):
-            raise InputError(f"{directory} holds another trial: {'; '.join(differing)}; use another --workdir")
+            raise InputError(f"{directory} holds another trial: {'; '.join(differing)}; use another workdir")
         return
     write_json(path, describe(trial))
 
@@ -231,7 +231,7 @@ def check_study(workdir: Path, name: str, trials: Any) -> None:
     """Refuses a workdir that holds the study as something else."""
     if differing := differences(trials, (read_study(workdir, name) or {"trials": trials})["trials"]):
         shown = "; ".join(differing[:6]) + (f"; and {len(differing) - 6} more" if len(differing) > 6 else "")
-        raise InputError(f"{workdir} holds {name} with {shown}; use another --workdir")
+        raise InputError(f"{workdir} holds {name} with {shown}; use another workdir")
 
 
 def note_study(workdir: Path, name: str, study: Mapping[str, Any]) -> None:

@@ -32,7 +32,6 @@ def run(
     workdir: str | Path,
     name: str | None = None,
     only: Sequence[str] = (),
-    overrides: Mapping[str, Any] | None = None,
     elsewhere: Callable[[Mapping[str, Trial], Sequence[int]], None] | None = None,
     **options: Any,
 ) -> Results:
@@ -46,7 +45,7 @@ def run(
     one_cpu_device_per_core(options.get("devices"))
     if bucket.is_address(workdir):
         with bucket.local(workdir, training=True) as directory:
-            given: Any = {"name": name, "only": only, "overrides": overrides, "elsewhere": elsewhere, **options}
+            given: Any = {"name": name, "only": only, "elsewhere": elsewhere, **options}
             return run(study, workdir=directory, **given)
     workdir, how = Path(workdir), Options(**options)
     name = re.sub(r"\W+", "_", study.source).strip("_").lower()[:60] if name is None else name
@@ -64,7 +63,7 @@ def run(
                 "trials": describe(study.trials),
                 "runs": study.runs,
                 "rehearsal": list(study.rehearsal),
-                "overrides": dict(overrides or {}),
+                "overrides": describe(study.adapted),
             },
         )
     if waiting and elsewhere:

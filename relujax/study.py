@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -113,6 +113,7 @@ class Study:
     published: Mapping[str, Reported] = field(default_factory=dict)  # rows of the page that others printed, as they are
     runs: int = 5
     rehearsal: tuple[str, ...] = ()  # why this is not the paper's study: "20 of 300 epochs", "digits for mnist"
+    adapted: Mapping[str, Any] = field(default_factory=dict)  # what `adapt` was asked for, for a report to ask again
 
     def __post_init__(self):
         named = [*self.reported, *(row for stated in self.claims for row in rows_of(stated.claim))]
@@ -197,6 +198,8 @@ def adapt(
     and held out stays the study's.
     """
     check_choice("precision", precision, ("float32", "bf16"))
+    asked: dict[str, Any] = {"epochs": epochs, "runs": runs, "data": data, "precision": precision}
+    asked = {**study.adapted, **{name: value for name, value in asked.items() if value not in (None, "float32")}}
     if runs is not None and runs < 1:
         raise InputError(f"runs must be at least 1; got {runs}")
     if isinstance(data, str):
@@ -223,7 +226,7 @@ def adapt(
     trials = {label: adapted(trial) for label, trial in study.trials.items()}
     if runs is not None and runs < study.runs:
         reasons[f"{runs} of {study.runs} runs"] = None
-    return replace(study, trials=trials, runs=runs or study.runs, rehearsal=tuple(reasons))
+    return replace(study, trials=trials, runs=runs or study.runs, rehearsal=tuple(reasons), adapted=asked)
 
 
 def _on_other_data(trial: Trial, other: Data) -> Trial:

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from experiments.__main__ import STUDIES
+from relujax import adapt, runner
 from relujax.cli import main
 
 RUN = ["run", "elu.fig_2_median_activation", "--data", "digits", "--epochs", "2", "--runs", "2"]
@@ -48,9 +49,20 @@ def test_run_then_run_again_then_report(tmp_path, capsys):
     assert "6 of 6" in capsys.readouterr().out
 
 
+def test_what_was_run_from_python_is_reported_with_its_lengths(tmp_path, capsys):
+    name = "elu.fig_2_median_activation"
+    study = adapt(STUDIES[name](), data="digits", epochs=1, runs=1)
+    runner.run(study, workdir=tmp_path, name=name, only=("ELU",))
+    assert main(STUDIES, ["list", "--workdir", str(tmp_path)]) == 0 and "1 of 3" in capsys.readouterr().out
+    assert main(STUDIES, ["report", name, "--workdir", str(tmp_path)]) == 0
+    assert "1 of 300 epochs" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["data", "verify", "digit"], "unknown dataset 'digit': did you mean 'digits'?"),
+        ([*RUN, "--resources", "GPU=1"], "--address and --resources say where Ray trains"),
         (["run", "elu.fig_2"], "unknown study 'elu.fig_2': did you mean 'elu.fig_2_median_activation'? valid:"),
         (["show", "nothing"], "unknown study 'nothing'"),
         ([*RUN, "--only", "Elu"], "unknown row 'Elu': did you mean 'ELU'? valid: ELU, LReLU, ReLU"),
