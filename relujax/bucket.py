@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from relujax import hosts
-from relujax.errors import InputError, need
+from relujax.errors import InputError, need, one_line
 from relujax.preemption import noted_signals
 from relujax.records import Held
 
@@ -95,7 +95,7 @@ def _reached(call: Callable) -> Callable:
         try:
             return call(self, *args, **options)
         except (GoogleAPIError, GoogleAuthError, RequestException) as error:
-            raise InputError(f"{self.address} cannot be reached: {' '.join(str(error).split())[:200]}") from error
+            raise InputError(f"{self.address} cannot be reached: {one_line(error)}") from error
 
     return checked
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from relujax.datasets import file_sha256
-from relujax.errors import InputError
+from relujax.errors import InputError, one_line
 from relujax.records import write_json
 
 KEPT = 2
@@ -84,7 +84,7 @@ class Checkpoints:
         except Exception as error:
             # TensorStore raises ValueErrors whose text, a page long, has the number of what the system said somewhere.
             number = re.search(r"os_error_code='(\d+)'", str(error))
-            reason = os.strerror(int(number[1])) if number else " ".join(str(error).split())[:200]
+            reason = os.strerror(int(number[1])) if number else one_line(error)
             raise OSError(f"step {step} could not be saved in {self.directory / 'checkpoints'}: {reason}") from error
         kept = {str(step) for step in self._manager.all_steps()}
         for path in (self.directory / "manifests").glob("*.json"):

@@ -22,10 +22,9 @@ from relujax.data import Data
 from relujax.errors import InputError, need, unknown
 from relujax.from_tfds import from_tfds
 from relujax.profile import parse_steps
-from relujax.study import Measurement, Study, adapt
+from relujax.study import Entry, Measurement, Study, adapt
 from relujax.trial import Trial
 
-Entry = Study | Measurement
 Studies = Mapping[str, Callable[[], Entry]]
 
 FAILED = 1  # exit status: an error stopped some of the runs

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from relujax.data import Data
-from relujax.errors import InputError, need, unknown
+from relujax.errors import InputError, need, one_line, unknown
 from relujax.facts import DATASETS, SPLITS, Facts, Published
 from relujax.own import PARTS, Arrays, OwnImages, canonical, digest_of
 from relujax.pictures import write_squares
@@ -185,8 +185,21 @@ def sources_of(name: str, records: Path, splits: tuple[str, str], image: str = "
     except InputError:
         raise
     except Exception as error:  # TFDS, array_record, Pillow and the OS each raise their own
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{name} in {records} cannot be read: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"{name} in {records} cannot be read: {reason}") from error
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Waits until no other process holds `lock`; the system lets go of it when a process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _from_maps(name: str, records: Path, *, every_byte: bool = False, progress: Progress | None = None) -> Dataset:
@@ -197,8 +210,12 @@ def _from_maps(name: str, records: Path, *, every_byte: bool = False, progress: 
     cached = cache_home() / "arrays" / f"{name}-{fingerprint(records, large=True)[:16]}"
     dataset = _read_cache(name, cached, large=True, every_byte=every_byte)
     if dataset is None:
-        _write_maps(name, records, cached, progress or (lambda *step: None))
-        dataset = _read_cache(name, cached, large=True)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with alone(cache_home() / f"{name}.lock"):
+            dataset = _read_cache(name, cached, large=True)  # another process may have decoded them meanwhile
+            if dataset is None:
+                _write_maps(name, records, cached, progress or (lambda *step: None))
+                dataset = _read_cache(name, cached, large=True)
     if dataset is None:
         raise InputError(f"{cached} was damaged as soon as it was written: set RELUJAX_CACHE to another disk")
     return dataset

@@ -26,6 +26,7 @@ from relujax.datasets import (
     STATED_DIGEST,
     Dataset,
     Progress,
+    alone,
     check,
     file_sha256,
     read,
@@ -132,7 +133,7 @@ def fetch(source: Source, downloads: Path, mirrors: Sequence[str], progress: Pro
     downloads.mkdir(parents=True, exist_ok=True)
     target, partial = downloads / source.filename, downloads / f"{source.filename}.partial"
     failures = []
-    with _alone(downloads / f"{source.filename}.lock"):
+    with alone(downloads / f"{source.filename}.lock"):
         if target.exists():
             if wrong := _wrong(source, target):
                 failures.append(f"{target}: {wrong}")
@@ -193,19 +194,6 @@ def _download(url: str, partial: Path, source: Source, progress: Progress) -> No
                 file.write(block)
                 done += len(block)
                 progress(source.filename, done, source.size)
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Waits until no other process holds `lock`; the system lets go of it when a process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _size(path: Path) -> int:

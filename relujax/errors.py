@@ -19,6 +19,11 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}: {hint}valid: {', '.join(valid)}")
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line of 200 characters at most."""
+    return " ".join(str(error).split())[:200]
+
+
 def check_choice(kind: str, name: str, valid: Iterable[str]) -> None:
     """Refuses a `name` that is none of the valid ones."""
     if name not in (valid := tuple(valid)):

@@ -11,8 +11,8 @@ import numpy as np
 from relujax import statistics
 from relujax.claims import Results, variance_over_epochs
 from relujax.errors import need
-from relujax.study import Bars, ByDepth, Curves, Distribution, Images, Lines, Measurement, Profile, Study
-from relujax.trial import RunResult
+from relujax.study import Bars, ByDepth, Curves, Distribution, Entry, Images, Lines, Profile
+from relujax.trial import RunResult, is_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ STYLES = ("-", "--", ":", "-.")
 WIDTH, HEIGHT = 5.2, 4.0  # of a panel, inches
 
 
-def draw(study: Study | Measurement, results: Results) -> "Figure":
+def draw(study: Entry, results: Results) -> "Figure":
     """The study's panels as one Matplotlib figure, three to a line; one legend where they show the same rows."""
     need("matplotlib", extra="report")
     from matplotlib.figure import Figure
@@ -78,11 +78,6 @@ def draw(study: Study | Measurement, results: Results) -> "Figure":
     return figure
 
 
-def is_share(metric: str) -> bool:
-    """Whether the metric is a share of the images, which is printed in percent."""
-    return metric.endswith(("_error", "_accuracy")) and metric.startswith(("train_", "validation_", "test_"))
-
-
 def render(figure: "Figure", form: str) -> bytes:
     """The figure as "svg" or "png", the same bytes for the same figure."""
     import matplotlib
@@ -94,7 +89,7 @@ def render(figure: "Figure", form: str) -> bytes:
     return buffer.getvalue()
 
 
-def files(study: Study | Measurement, results: Results) -> dict[str, bytes]:
+def files(study: Entry, results: Results) -> dict[str, bytes]:
     """{"svg": …, "png": …}; nothing where no run is done yet."""
     if not study.panels or not any(run.status == "done" for runs in results.values() for run in runs):
         return {}
@@ -217,13 +212,13 @@ def _with_unit(label: str, metric: str) -> str:
     return f"{label} (%)" if is_share(metric) and "%" not in label else label
 
 
-def _values(study: Study | Measurement, runs: Sequence[RunResult], metric: str) -> np.ndarray:
+def _values(study: Entry, runs: Sequence[RunResult], metric: str) -> np.ndarray:
     """One finite value per finished run, at the epoch that the paper prints; shares in percent."""
     values = np.array([run.at(metric, study.epoch) for run in runs if run.status == "done"])
     return values[np.isfinite(values)] * (100 if is_share(metric) else 1)
 
 
-def _bars(axes: "Axes", panel: Bars, study: Study | Measurement, results: Results) -> None:
+def _bars(axes: "Axes", panel: Bars, study: Entry, results: Results) -> None:
     """Bars from zero; shares, whose differences of a percent would not show there, as points beside the paper's."""
     labels = [label for label in study.labels if not panel.rows or label in panel.rows]
     names = _names(labels, panel.label)
@@ -254,7 +249,7 @@ def _bars(axes: "Axes", panel: Bars, study: Study | Measurement, results: Result
         axes.set_ylim(bottom=0)
 
 
-def _by_depth(axes: "Axes", panel: ByDepth, study: Study | Measurement, results: Results) -> None:
+def _by_depth(axes: "Axes", panel: ByDepth, study: Entry, results: Results) -> None:
     looks = _looks(panel.series, results)
     for name, places in panel.series.items():
         colour, style = looks[name]
@@ -275,7 +270,7 @@ def _by_depth(axes: "Axes", panel: ByDepth, study: Study | Measurement, results:
     axes.set_ylabel(_with_unit(panel.label, panel.metric))
 
 
-def _profile(axes: "Axes", panel: Profile, study: Study | Measurement, results: Results) -> None:
+def _profile(axes: "Axes", panel: Profile, study: Entry, results: Results) -> None:
     labels = [label for label in study.labels if not panel.rows or label in panel.rows]
     places = range(1, len(panel.metrics) + 1)
     for label, (colour, style) in _looks(labels, study.labels).items():

@@ -14,7 +14,7 @@ from typing import Any
 
 from relujax import records, runner
 from relujax.environment import keep_compiled_programs
-from relujax.errors import InputError, need
+from relujax.errors import InputError, need, one_line
 from relujax.preemption import Preempted
 from relujax.trial import Trial, trial_id
 
@@ -119,4 +119,4 @@ def _reason(ray: Any, reference: Any) -> str:
         return ray.get(reference)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
-        return f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
+        return f"{type(cause).__name__}: {one_line(cause)}"

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from relujax import records
 from relujax.errors import InputError
+from relujax.progress import duration
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SECONDS_BETWEEN_FRAMES = 2.0
@@ -74,7 +75,7 @@ def frame(workdir: Path, *, now: float, shown: str = "") -> Group:
         left = sum(seconds_left(rows, label) for label in rows)
         heading = Text(name, style="bold").append(f"  {ended} of {len(runs)} runs ended", style="not bold")
         if ended < len(runs):
-            heading.append("" if np.isnan(left) else f", about {_duration(left)} left", style="not bold")
+            heading.append("" if np.isnan(left) else f", about {duration(left)} left", style="not bold")
         if rehearsal:
             heading.append(f"; a rehearsal: {'; '.join(rehearsal)}", style="yellow not bold")
         parts.append(heading)
@@ -145,18 +146,11 @@ def _ago(runs: Sequence[Run], now: float) -> Text:
         return Text("–")
     slowest = max((seconds for run in runs for seconds in run.seconds), default=0.0) * len(runs)
     silent = any(run.status == "unfinished" for run in runs) and now - updated > max(SILENT_SECONDS, 3 * slowest)
-    return Text(f"{_duration(max(now - updated, 0))} ago", style="yellow" if silent else "")
+    return Text(f"{duration(max(now - updated, 0))} ago", style="yellow" if silent else "")
 
 
 def _left(seconds: float) -> str:
-    return _duration(seconds) if seconds > 0 else "–"  # also of nan
-
-
-def _duration(seconds: float) -> str:
-    for unit, size, digits in (("d", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
-        if seconds >= size:
-            return f"{seconds / size:.{digits}f} {unit}"
-    return f"{seconds:.0f} s"
+    return duration(seconds) if seconds > 0 else "–"  # also of nan
 
 
 Rows = dict[str, list[Run]]

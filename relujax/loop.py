@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from relujax import datasets, hosts, records
 from relujax.checkpoint import Checkpoints, newest
-from relujax.errors import InputError
+from relujax.errors import InputError, need
 from relujax.gates import Begin
 from relujax.preemption import Preempted, noted_signals
 from relujax.profile import Profile
@@ -313,8 +313,7 @@ def _board(workdir: Path, trial: Trial, label: str, seed: int) -> Path:
 
 def tensorboard_writer() -> Any:
     """The class of TensorBoard writers, where there is one."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise InputError("--tensorboard needs tensorboardX: pip install 'relujax[tensorboard]'") from None
+    need("tensorboardX", extra="tensorboard")
+    from tensorboardX import SummaryWriter
+
     return SummaryWriter

@@ -107,3 +107,11 @@ class _Speed:
         speed = images / max(now - self.last, 1e-9)
         self.last = now
         return speed
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3.4 min, 5.6 h or 7.8 d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

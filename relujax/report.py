@@ -14,8 +14,8 @@ from relujax.claims import Results
 from relujax.errors import need
 from relujax.measure import read_measurement
 from relujax.results import record
-from relujax.study import Bars, ByDepth, Curves, Measurement, Study, rehearsal_reasons
-from relujax.tables import Entry, judgements, markdown, table, table_cells
+from relujax.study import Bars, ByDepth, Curves, Entry, Measurement, Study, rehearsal_reasons
+from relujax.tables import judgements, markdown, table, table_cells
 from relujax.trial import describe, differences
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from relujax import records
 from relujax.claims import Results, Verdict, variance_over_epochs
-from relujax.study import Study, rehearsal_reasons
-from relujax.tables import NOTHING, Entry, escape_markdown, judgements, table
+from relujax.study import Entry, Study, rehearsal_reasons
+from relujax.tables import NOTHING, escape_markdown, judgements, table
 from relujax.trial import RunResult, describe, trial_id
 
 SHOWN = 4  # rows of a study in the overview

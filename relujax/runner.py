@@ -15,19 +15,19 @@ from relujax.checkpoint import newest
 from relujax.claims import Results
 from relujax.data import GcnZca, input_shape
 from relujax.environment import environment
-from relujax.errors import InputError, check_choice
+from relujax.errors import InputError, check_choice, one_line
 from relujax.layers import count
 from relujax.loop import Options
 from relujax.measure import measure
 from relujax.progress import Reporter, progress, silent
 from relujax.sharding import batches_of_runs, one_cpu_device_per_core
-from relujax.study import Measurement, Study
+from relujax.study import Entry, Measurement
 from relujax.train import Streamed
 from relujax.trial import RunResult, Trial, describe, trial_id
 
 
 def run(
-    study: Study | Measurement,
+    study: Entry,
     *,
     workdir: str | Path,
     name: str | None = None,
@@ -82,16 +82,14 @@ def run(
                 except Exception as error:
                     if jax.process_count() > 1:  # the others wait for this one
                         raise
-                    failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                    failure = f"{type(error).__name__}: {one_line(error)}"
                     logging.getLogger(__name__).exception("%s is given up", label)
                 for seed in seeds if first else ():
                     records.note_failure(records.run_directory(workdir, trial, seed), failure)
     return records.read_results(workdir, study.trials, study.runs)
 
 
-def refuse(
-    study: Study | Measurement, name: str, *, workdir: Path, only: Sequence[str], here: bool, options: Options
-) -> list[Trial]:
+def refuse(study: Entry, name: str, *, workdir: Path, only: Sequence[str], here: bool, options: Options) -> list[Trial]:
     """Raises, before anything is written, what would stop `run` from training; returns the trials that it has to train.
 
     Where they train is `here`, or other machines.

@@ -12,8 +12,9 @@ from relujax.claims import Results
 from relujax.data import input_shape
 from relujax.estimate import seconds_of, seconds_taken
 from relujax.layers import count
-from relujax.study import Study
-from relujax.tables import NOTHING, Entry, grid
+from relujax.progress import duration
+from relujax.study import Entry, Study
+from relujax.tables import NOTHING, grid
 from relujax.trial import describe
 
 COSTS = (
@@ -47,17 +48,10 @@ def show_times(study: Study, results: Results, console: Console) -> None:
             took, runs = seconds_taken(results.get(label, ()))
             total += expected
             near = f"{took / (expected * runs / study.runs):.2f}" if runs else NOTHING
-            rows.append([label, _duration(expected), _duration(took) if runs else NOTHING, str(runs), near])
+            rows.append([label, duration(expected), duration(took) if runs else NOTHING, str(runs), near])
     header = ["row", f"{study.runs} runs will take", "took", "runs", "took / expected"]
     console.print(grid(header, rows, width=console.width))
-    console.print(f"In all about {_duration(total)}, compiling left out; rows that share runs are counted twice.")
-
-
-def _duration(seconds: float) -> str:
-    """12 s, 3.4 min or 5.6 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+    console.print(f"In all about {duration(total)}, compiling left out; rows that share runs are counted twice.")
 
 
 def _show_trials(study: Study, console: Console) -> None:

@@ -152,6 +152,9 @@ class Measurement:
     runs: ClassVar[int] = 1
 
 
+Entry = Study | Measurement
+
+
 def as_runs(
     measurement: Measurement, label: str, arrays: Mapping[str, np.ndarray], environment: Mapping[str, object]
 ) -> list[RunResult]:
@@ -172,7 +175,7 @@ def as_runs(
     ]
 
 
-def rehearsal_reasons(study: Study | Measurement, results: Results) -> tuple[str, ...]:
+def rehearsal_reasons(study: Entry, results: Results) -> tuple[str, ...]:
     """Why these runs are not the paper's: how the study was adapted, and data that is not the real bytes."""
     trials = study.trials if isinstance(study, Study) else {}
     labels = {

@@ -12,12 +12,10 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from relujax import figures, statistics
+from relujax import statistics
 from relujax.claims import LEVEL, Epoch, Judgement, Results, judge
-from relujax.study import Measurement, Study, rehearsal_reasons
-from relujax.trial import RunResult
-
-Entry = Study | Measurement
+from relujax.study import Entry, Measurement, rehearsal_reasons
+from relujax.trial import RunResult, is_share
 
 Style = Literal["text", "markdown", "latex"]
 NOTHING = "–"
@@ -56,10 +54,10 @@ def _beside_the_paper(study: Entry, label: str, values: Sequence[float], rehears
     reported = study.reported.get(label)
     if reported is None:
         return [NOTHING] * 3
-    ours = np.array(values) * (100 if figures.is_share(study.metrics[0]) else 1)
+    ours = np.array(values) * (100 if is_share(study.metrics[0]) else 1)
     if not len(ours):
         return [str(reported), NOTHING, NOTHING]
-    digits = ".2f" if figures.is_share(study.metrics[0]) else ".3g"
+    digits = ".2f" if is_share(study.metrics[0]) else ".3g"
     difference = f"{statistics.mean(ours) - reported.mean:+{digits}}"
     p_value = statistics.differs_from_reported(ours, reported.mean, reported.std, reported.runs)
     if isinstance(study, Measurement):  # of another machine: a test would only say that it is another one
@@ -153,7 +151,7 @@ def _widest(cells: Sequence[str]) -> int:
 
 def _heading(metric: str, epoch: Epoch, of_the_study: Epoch) -> str:
     which = f", {epoch} epoch" if of_the_study == "best" else ""
-    return metric.replace("_", " ") + (" (%)" if figures.is_share(metric) else "") + which
+    return metric.replace("_", " ") + (" (%)" if is_share(metric) else "") + which
 
 
 def _spread(values: Sequence[float], metric: str) -> str:
@@ -161,7 +159,7 @@ def _spread(values: Sequence[float], metric: str) -> str:
     if not values or np.isnan(values).all():
         return NOTHING
     mean, std = statistics.mean(values), statistics.std(values)
-    if figures.is_share(metric):
+    if is_share(metric):
         mean, std, digits = 100 * mean, 100 * std, 2
     else:
         # Two digits of the spread say how many of the mean are worth printing.

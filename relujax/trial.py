@@ -66,6 +66,11 @@ class RunResult:
         return float(np.nanmax(curve) if metric.endswith("_accuracy") else np.nanmin(curve))
 
 
+def is_share(metric: str) -> bool:
+    """Whether the metric is a share of the images, which is printed in percent."""
+    return metric.endswith(("_error", "_accuracy")) and metric.startswith(("train_", "validation_", "test_"))
+
+
 def describe(value: Any) -> Any:
     """`value` as JSON data: dataclasses and modules by class name and fields, functions by their registered name.
 

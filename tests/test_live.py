@@ -44,7 +44,7 @@ def test_every_row_and_run_under_way_is_shown_with_its_epochs_loss_and_time_left
     path = next(workdir.glob("runs/*/seed_0/metrics.jsonl"))
     text = shown(workdir, path.stat().st_mtime + 5)
     heading, *lines = [line.split() for line in text.splitlines() if line.strip() and "─" not in line]
-    assert " ".join(heading).startswith(f"{NAME} 2 of 6 runs ended, about 5 min left; a rehearsal: 8 of 300 epochs")
+    assert " ".join(heading).startswith(f"{NAME} 2 of 6 runs ended, about 5.0 min left; a rehearsal: 8 of 300 epochs")
     rows = {line[0]: line[1:] for line in lines}
     assert rows["ReLU"][:7] == ["2", "of", "2,", "1", "diverged", "9/16", "█▇▆▅▄▃▂▁"] and rows["ReLU"][7] == "0.007812"
     assert rows["LReLU"][:7] == ["0", "of", "2", "2/16", "█▁", "0.5", "2"]  # 14 epochs of 10 s

@@ -20,7 +20,7 @@ from relujax.errors import InputError
 from relujax.recipe import make_optimizer
 from relujax.study import Bars, ByDepth, Curves, Distribution, Images, Lines, Measurement, Profile, Study, adapt
 from relujax.train import Split, init_state, probe, train_step
-from relujax.trial import Trial, describe, differences, trial_id
+from relujax.trial import Trial, describe, differences, is_share, trial_id
 
 ENTRIES = {name: function() for name, function in STUDIES.items()}
 TRAINED = {name: entry for name, entry in ENTRIES.items() if isinstance(entry, Study)}
@@ -169,7 +169,7 @@ def test_claims_panels_and_printed_numbers_name_rows_that_there_are(name):
         assert set(rows) <= set(entry.labels), f"{name}, {what}: {sorted(set(rows) - set(entry.labels))}"
     if entry.reported:
         first = entry.metrics[0]
-        shares = figures.is_share(first)  # printed in percent
+        shares = is_share(first)  # printed in percent
         assert all(0 < number.mean < 100 for number in entry.reported.values()) or not shares
         assert isinstance(entry, Measurement) or shares, first
 
