@@ -47,9 +47,9 @@ def test_every_row_and_run_under_way_is_shown_with_its_epochs_loss_and_time_left
     assert " ".join(heading).startswith(f"{NAME} 2 of 6 runs ended, about 5.0 min left; a rehearsal: 8 of 300 epochs")
     rows = {line[0]: line[1:] for line in lines}
     assert rows["ReLU"][:7] == ["2", "of", "2,", "1", "diverged", "9/16", "█▇▆▅▄▃▂▁"] and rows["ReLU"][7] == "0.007812"
-    assert rows["LReLU"][:7] == ["0", "of", "2", "2/16", "█▁", "0.5", "2"]  # 14 epochs of 10 s
+    assert rows["LReLU"][:7] == ["0", "of", "2", "2/16", "█▁", "0.5", "2.3"]  # 14 epochs of 10 s
     assert rows["seed"][:4] == ["0", "2/8", "█▁", "0.5"] and rows["seed"][-2:] == ["s", "ago"]
-    assert rows["1"] == ["row", "not", "begun", "0", "of", "2", "3", "min", "–"]
+    assert rows["1"] == ["row", "not", "begun", "0", "of", "2", "2.7", "min", "–"]
 
 
 def test_a_line_that_is_being_written_does_not_count_and_the_next_frame_sees_it_whole(workdir):
