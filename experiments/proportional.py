@@ -18,7 +18,7 @@ from functools import partial
 from itertools import pairwise
 
 from relujax.activations import leaky_relu
-from relujax.claims import Beats, Diverges, Near, Stated
+from relujax.claims import Beats, Diverges, Near, Stated, Widens
 from relujax.data import Data, Flip, PadCrop, PerChannel
 from relujax.models.dfn_mr import DFNMR
 from relujax.models.plain import Plain
@@ -138,6 +138,14 @@ def table_1_plain_cifar100() -> Study:
                     f"Paired Module, {deeper}",
                 )
                 for depth, deeper in pairwise(depths)
+            ),
+            Stated(
+                words="2:1 proportional module can alleviate the degradation problem (38 and 84 layers).",
+                claim=Widens(
+                    narrow=("2-1 Proportional Module, 38", "Paired Module, 38"),
+                    wide=("2-1 Proportional Module, 84", "Paired Module, 84"),
+                    metric="test_error",
+                ),
             ),
             _better(
                 "The performance of ensemble module is much higher than the conventional paired module.",

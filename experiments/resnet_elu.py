@@ -12,7 +12,7 @@ Deviation: which parameters decay is not stated; all of them, biases and BatchNo
 Deviation: training losses and errors are means over the batches of an epoch, while the weights change.
 """
 
-from relujax.claims import Beats, Diverges, FallsFastest, Near, ReachesFirst, Stated, StaysNearest
+from relujax.claims import Beats, Diverges, FallsFastest, Near, ReachesFirst, Stated, StaysNearest, Widens
 from relujax.data import Data, Flip, PadCrop, PerChannel
 from relujax.models.resnet import ResNet
 from relujax.models.resnet_elu import ResNetELU
@@ -83,6 +83,11 @@ def _panels_by_depth(metric: str, label: str, *, log: bool = False) -> tuple[Cur
         )
         for depth in DEPTHS
     )
+
+
+def _widens(metric: str, epochs: int | None = None) -> Widens:
+    narrow, wide = ((f"{ELU}, {depth}", f"{ORIGINAL}, {depth}") for depth in (DEPTHS[0], DEPTHS[-1]))
+    return Widens(narrow=narrow, wide=wide, metric=metric, epochs=epochs)
 
 
 def table_1_depth_cifar10() -> Study:
@@ -209,6 +214,7 @@ def fig_5_learning_behavior() -> Study:
     The same runs as Table 1, and a plot without numbers.
 
     Deviation: "converges many epochs before" is not quantified; judged by the mean loss over the first 81 epochs.
+    Deviation: that the difference increases with the depth is judged by 20 and 110 layers.
     Deviation: the loss that both models end with is that of the last epoch, 164; the paper says "after 125 epochs".
     """
     return Study(
@@ -234,6 +240,10 @@ def fig_5_learning_behavior() -> Study:
                 )
                 for depth in DEPTHS
             ),
+            Stated(
+                words="The difference between the learning rate of these two models increases as the depth increases.",
+                claim=_widens("train_loss", epochs=FIRST_RATE),
+            ),
         ),
         panels=_panels_by_depth("train_loss", "training cross-entropy (nats)", log=True),
     )
@@ -245,6 +255,7 @@ def fig_6_test_error() -> Study:
     The same runs as Table 1, which judges the best epoch on the test images; the curves are judged by their end.
 
     Deviation: the claims are judged after the last epoch, so that no number is chosen on the test images.
+    Deviation: that the gap increases with the depth is judged by 20 and 110 layers.
     Deviation: "nearly the same" is not quantified; the mean errors are to differ by less than 0.5 %.
     """
     return Study(
@@ -264,6 +275,10 @@ def fig_6_test_error() -> Study:
                     claim=Beats(row=f"{ELU}, {depth}", others=(f"{ORIGINAL}, {depth}",), metric="test_error"),
                 )
                 for depth in DEPTHS[1:]
+            ),
+            Stated(
+                words="The gap between the test error of the two models increases as the depth is also increased.",
+                claim=_widens("test_error"),
             ),
         ),
         panels=_panels_by_depth("test_error", "test error"),

@@ -137,6 +137,32 @@ class Near:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Widens:
+    """`metric` of one row is below that of another, and the more so in the rows of `wide` than in those of `narrow`.
+
+    Both are (row, other). Runs of the same seed are subtracted, and the gaps compared by the rank-sum test. With
+    `epochs` the metric is its mean over the first of them.
+    """
+
+    narrow: tuple[str, str]
+    wide: tuple[str, str]
+    metric: str
+    epoch: Epoch = "last"
+    epochs: int | None = None
+
+    def score(self, run: RunResult) -> float:
+        if self.epochs is None:
+            return run.at(self.metric, self.epoch)
+        return float(np.mean(run.curve(self.metric)[: self.epochs]))
+
+    @property
+    def quantity(self) -> str:
+        if self.epochs is None:
+            return _words(self.metric) + _when(self.metric, self.epoch)
+        return f"{_words(self.metric)}, mean over the first {self.epochs} epochs"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Diverges:
     """The runs of `row` fail: a loss is no number, or `metric` is never below `never_below`."""
 
@@ -150,7 +176,7 @@ class Diverges:
 
 
 Comparison = Beats | StaysNearest | FallsFastest | ReachesFirst | LessVariance
-Claim = Comparison | Near | Diverges
+Claim = Comparison | Near | Widens | Diverges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +218,8 @@ def judge(stated: Stated, results: Results, rehearsal: Sequence[str] = ()) -> Ju
             outcome = _judge_failure(claim, scores[claim.row])
         case Near():
             outcome = _judge_nearness(claim, scores[claim.row], scores[claim.other])
+        case Widens():
+            outcome = _judge_widening(claim, ended)
         case _:
             outcome = _judge_comparison(claim, ended, scores)
     if rehearsal:
@@ -217,6 +245,8 @@ def rows_of(claim: Claim) -> tuple[str, ...]:
             return (claim.row,)
         case Near():
             return (claim.row, claim.other)
+        case Widens():
+            return (*claim.narrow, *claim.wide)
         case _:
             return (claim.row, *claim.others)
 
@@ -285,6 +315,27 @@ def _judge_nearness(claim: Near, ours: np.ndarray, theirs: np.ndarray) -> _Outco
     return _Outcome(reachable <= LEVEL, near, f"{gap}p = {p_value:.2g}", p_value)
 
 
+def _judge_widening(claim: Widens, ended: Results) -> _Outcome:
+    """Is the other row further above the row in the second pair than in the first?"""
+    gaps = []
+    for row, other in (claim.narrow, claim.wide):
+        ours, theirs = _pairs(claim, ended[row], ended[other])
+        gaps.append(np.subtract(theirs, ours))
+    if min(map(len, gaps)) == 0:
+        return _Outcome(False, False, "no seed ended in both rows of a pair", None)
+    finding = f"{claim.quantity}: "
+    finding += ", ".join(
+        f"{other} less {row} {_mean(gap):.3g} (n={len(gap)})"
+        for (row, other), gap in zip((claim.narrow, claim.wide), gaps)
+    )
+    wider = statistics.rank_shift(*gaps) < 0
+    direction = "as claimed" if wider else "not as claimed"
+    if statistics.smallest_rank_sum_p(*map(len, gaps)) > LEVEL:
+        return _Outcome(False, wider, f"{finding}; {direction}, too few runs for a test", None)
+    p_value = statistics.rank_sum(*gaps)
+    return _Outcome(True, wider, f"{finding}; {direction}, p = {p_value:.2g}", p_value)
+
+
 def _judge_failure(claim: Diverges, failed: np.ndarray) -> _Outcome:
     """One-sided binomial test: do more than half of such runs fail? Five of five give p = 0.031."""
     n, count = len(failed), int(failed.sum())
@@ -303,11 +354,13 @@ def _scores(claim: Claim, runs: Sequence[RunResult]) -> np.ndarray:
     return np.array([score for score in scores if not np.isnan(score)])
 
 
-def _score(claim: Comparison | Near, run: RunResult) -> float:
+def _score(claim: Comparison | Near | Widens, run: RunResult) -> float:
     return np.inf if run.status == "diverged" else claim.score(run)
 
 
-def _pairs(claim: Beats, ours: Sequence[RunResult], theirs: Sequence[RunResult]) -> tuple[list[float], list[float]]:
+def _pairs(
+    claim: Beats | Widens, ours: Sequence[RunResult], theirs: Sequence[RunResult]
+) -> tuple[list[float], list[float]]:
     """Scores of the seeds that ended in both rows, a diverged run's infinite; two of them cannot be subtracted."""
     other = {run.seed: _score(claim, run) for run in theirs}
     both = [(_score(claim, run), other[run.seed]) for run in ours if run.seed in other]

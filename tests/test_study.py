@@ -14,6 +14,7 @@ from relujax.claims import (
     Stated,
     StaysNearest,
     Verdict,
+    Widens,
     judge,
 )
 from relujax.errors import InputError
@@ -199,3 +200,19 @@ def test_a_study_that_speaks_of_an_unknown_row_is_refused():
         replace(study, claims=(claim,))
     with pytest.raises(InputError, match="unknown precision 'fp16'"):
         adapt(study, precision="fp16")
+
+
+def test_a_gap_that_widens_is_judged_by_the_differences_of_each_seed():
+    claim = Widens(narrow=("A, 20", "B, 20"), wide=("A, 110", "B, 110"), metric="loss")
+    stated = Stated(words="The gap grows.", claim=claim)
+    level, small = [1.0, 2.0, 3.0, 4.0, 5.0], [0.1, 0.2, 0.15, 0.12, 0.18]  # seeds differ by more than the gaps do
+    rows = {"A, 20": runs(*level), "B, 20": runs(*np.add(level, small)), "A, 110": runs(*level)}
+    wide = {**rows, "B, 110": runs(*np.add(level, 0.5))}
+    judged = judge(stated, wide)
+    assert judged.verdict is Verdict.REPRODUCED and judged.p_value == pytest.approx(2 / 252)
+    assert "B, 20 less A, 20 0.15 (n=5), B, 110 less A, 110 0.5 (n=5); as claimed" in judged.finding
+    assert judge(stated, {**rows, "B, 110": runs(*level)}).verdict is Verdict.NOT_REPRODUCED
+    assert judge(stated, {**wide, "B, 110": runs(9.0)}).verdict is Verdict.UNDECIDED
+    assert judge(stated, {**wide, "B, 110": []}).verdict is Verdict.NOT_RUN
+    diverged = {**wide, "B, 110": [run(seed, "diverged", loss=[1.0]) for seed in range(5)]}
+    assert judge(stated, diverged).verdict is Verdict.REPRODUCED
