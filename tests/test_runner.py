@@ -169,7 +169,7 @@ def test_a_study_run_with_other_settings_is_refused_with_the_fields(tmp_path):
     short = adapt(elu.fig_2_median_activation(), epochs=1, runs=1, data="digits")
     runner.run(short, name="fig", workdir=tmp_path, only=("ELU",))
     longer = adapt(elu.fig_2_median_activation(), epochs=2, runs=1, data="digits")
-    with pytest.raises(InputError, match=r"ELU.recipe.length.count: 1, now 2.*--workdir"):
+    with pytest.raises(InputError, match=r"ELU.recipe.length.count: 1, now 2.*another workdir"):
         runner.run(longer, name="fig", workdir=tmp_path)
 
 

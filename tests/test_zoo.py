@@ -285,7 +285,7 @@ def test_any_activation_and_any_even_size(model, first):
         (PreActResNet(20, 10, placement=((True, False, True),)), r"2 places.*1 or 2 flags; got \(True, False, True\)"),
         (PreActResNet(20, 10, placement=()), "slots of one block"),
         (DFNMR(13, 10), "14 or more; got 13"),
-        (ResNetELU(20, 10, block="conv-elu"), "unknown block 'conv-elu': did you mean 'conv-elu-conv-elu'"),
+        (ResNetELU(20, 10, block="conv-elu"), "unknown block 'conv-elu': did you mean 'conv-elu-conv-bn'"),
         (ResNet(20, 10, shortcut="padding"), "unknown shortcut 'padding': did you mean 'pad'"),
         (SENet(50, 10), "18 or 34; got 50"),
         (ELUNet11(10, dropout=(0.1, 0.2)), "drop"),
