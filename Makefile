@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python -m experiments run elu.fig_2_median_activation --data digits --epochs 60 --runs 3 --workdir workdir/demo
 
-test: .venv/installed-dev
+test: .venv/installed-dev .venv/installed-notebooks
 	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=180 notebooks
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 -m slow
@@ -16,12 +17,12 @@ test-slow: .venv/installed-dev
 test-faults: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 -m faults tests/test_faults.py tests/test_launch.py tests/test_hosts.py tests/test_bucket.py
 
-# Twice: the second time nothing is trained again.
+# Afresh and again: the second time nothing is trained.
 test-notebooks: .venv/installed-dev .venv/installed-notebooks
 	rm -rf notebooks/workdir
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=1200 notebooks
+	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=180 notebooks
 	touch notebooks/workdir/first
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=1200 notebooks
+	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=180 notebooks
 	test -z "$$(find notebooks/workdir -name result.json -newer notebooks/workdir/first)"
 	$(BIN)/python -m pytest -m faults tests/test_notebooks.py
 

@@ -192,7 +192,10 @@ def test_layers_and_activation_sites_match_the_paper(model, first, second):
     assert (count_layers(model, shape), count_sites(model, shape)) == (first, second)
 
 
-@named(TRAINED, slow=(MobileNet, MobileNetV2, ShuffleNet, ShuffleNetV2))  # 20 to 40 s each to compile
+SLOW = (ELUNet11, MobileNet, MobileNetV2, SENet, ShuffleNet, ShuffleNetV2, SqueezeNet)  # 15 to 40 s each to compile
+
+
+@named(TRAINED, slow=SLOW)
 def test_a_first_step_in_train_and_eval_mode(model, first):
     """One program for it all: two seeds under vmap, traced once; finite gradients, of every parameter."""
     images = jax.random.normal(jax.random.key(0), first)
