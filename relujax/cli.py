@@ -161,7 +161,7 @@ def main(studies: Studies, arguments: list[str] | None = None) -> int:
     """Runs one command; 0 done, 1 failed runs, 2 bad input (one line says which), 3 interrupted (the same goes on)."""
     # Whoever takes the machine away sends SIGTERM; before training has begun it is as good as Ctrl-C.
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, preemption.Interrupt())
     command = tyro.cli(Command, args=arguments, prog="python -m experiments", description="The papers' studies.")
     try:
         match command:

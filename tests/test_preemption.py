@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C at any step: everything is saved, the same call goes on, and ends as if nothing had been."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from relujax.data import Data, Flip, UnitRange
 from relujax.errors import InputError
 from relujax.models.mlp import MLP
 from relujax.models.plain import Plain
-from relujax.preemption import Preempted
+from relujax.preemption import Interrupt, Preempted, noted_signals
 from relujax.recipe import Constant, Epochs, Recipe, Sgd
 from relujax.train import compile_programs, init_state, make_optimizer
 from relujax.trial import Trial
@@ -128,6 +129,20 @@ def test_sigterm_to_a_process_that_has_not_begun_to_train_is_preemption_too(tmp_
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 3, errors
     assert "Traceback" not in errors
+
+
+def test_a_signal_whose_exception_got_lost_is_obeyed_at_the_first_step():
+    handler = Interrupt()
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with noted_signals() as asked:
+            assert not asked.is_set()
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        with noted_signals() as asked:
+            assert asked.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_run_that_is_being_trained_elsewhere_is_refused(tmp_path):
