@@ -142,9 +142,8 @@ def table_1_plain_cifar100() -> Study:
             Stated(
                 words="2:1 proportional module can alleviate the degradation problem (38 and 84 layers).",
                 claim=Widens(
-                    narrow=("2-1 Proportional Module, 38", "Paired Module, 38"),
-                    wide=("2-1 Proportional Module, 84", "Paired Module, 84"),
-                    metric="test_error",
+                    narrow=Beats(row="2-1 Proportional Module, 38", others=("Paired Module, 38",), metric="test_error"),
+                    wide=Beats(row="2-1 Proportional Module, 84", others=("Paired Module, 84",), metric="test_error"),
                 ),
             ),
             _better(

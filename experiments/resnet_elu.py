@@ -85,9 +85,12 @@ def _panels_by_depth(metric: str, label: str, *, log: bool = False) -> tuple[Cur
     )
 
 
-def _widens(metric: str, epochs: int | None = None) -> Widens:
-    narrow, wide = ((f"{ELU}, {depth}", f"{ORIGINAL}, {depth}") for depth in (DEPTHS[0], DEPTHS[-1]))
-    return Widens(narrow=narrow, wide=wide, metric=metric, epochs=epochs)
+def _learns_faster(depth: int) -> FallsFastest:
+    return FallsFastest(row=f"{ELU}, {depth}", others=(f"{ORIGINAL}, {depth}",), metric="train_loss", epochs=FIRST_RATE)
+
+
+def _errs_less(depth: int) -> Beats:
+    return Beats(row=f"{ELU}, {depth}", others=(f"{ORIGINAL}, {depth}",), metric="test_error")
 
 
 def table_1_depth_cifar10() -> Study:
@@ -227,9 +230,7 @@ def fig_5_learning_behavior() -> Study:
                 Stated(
                     words="For all the different number of layers, our model converges many epochs before the original "
                     f"model ({depth}).",
-                    claim=FallsFastest(
-                        row=f"{ELU}, {depth}", others=(f"{ORIGINAL}, {depth}",), metric="train_loss", epochs=FIRST_RATE
-                    ),
+                    claim=_learns_faster(depth),
                 )
                 for depth in DEPTHS
             ),
@@ -242,7 +243,7 @@ def fig_5_learning_behavior() -> Study:
             ),
             Stated(
                 words="The difference between the learning rate of these two models increases as the depth increases.",
-                claim=_widens("train_loss", epochs=FIRST_RATE),
+                claim=Widens(narrow=_learns_faster(DEPTHS[0]), wide=_learns_faster(DEPTHS[-1])),
             ),
         ),
         panels=_panels_by_depth("train_loss", "training cross-entropy (nats)", log=True),
@@ -272,13 +273,13 @@ def fig_6_test_error() -> Study:
                 Stated(
                     words="As the depth increases, our model significantly outperforms the original model "
                     f"({depth}, last epoch).",
-                    claim=Beats(row=f"{ELU}, {depth}", others=(f"{ORIGINAL}, {depth}",), metric="test_error"),
+                    claim=_errs_less(depth),
                 )
                 for depth in DEPTHS[1:]
             ),
             Stated(
                 words="The gap between the test error of the two models increases as the depth is also increased.",
-                claim=_widens("test_error"),
+                claim=Widens(narrow=_errs_less(DEPTHS[0]), wide=_errs_less(DEPTHS[-1])),
             ),
         ),
         panels=_panels_by_depth("test_error", "test error"),

@@ -137,32 +137,6 @@ class Near:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Widens:
-    """`metric` of one row is below that of another, and the more so in the rows of `wide` than in those of `narrow`.
-
-    Both are (row, other). Runs of the same seed are subtracted, and the gaps compared by the rank-sum test. With
-    `epochs` the metric is its mean over the first of them.
-    """
-
-    narrow: tuple[str, str]
-    wide: tuple[str, str]
-    metric: str
-    epoch: Epoch = "last"
-    epochs: int | None = None
-
-    def score(self, run: RunResult) -> float:
-        if self.epochs is None:
-            return run.at(self.metric, self.epoch)
-        return float(np.mean(run.curve(self.metric)[: self.epochs]))
-
-    @property
-    def quantity(self) -> str:
-        if self.epochs is None:
-            return _words(self.metric) + _when(self.metric, self.epoch)
-        return f"{_words(self.metric)}, mean over the first {self.epochs} epochs"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Diverges:
     """The runs of `row` fail: a loss is no number, or `metric` is never below `never_below`."""
 
@@ -176,6 +150,22 @@ class Diverges:
 
 
 Comparison = Beats | StaysNearest | FallsFastest | ReachesFirst | LessVariance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widens:
+    """The lead that `narrow` claims of a row over one other is larger between the rows of `wide`, say at more depth.
+
+    Scores of the same seed are subtracted, and the gaps compared by the rank-sum test.
+    """
+
+    narrow: Beats | FallsFastest
+    wide: Beats | FallsFastest  # of other rows, otherwise the same
+
+    def score(self, run: RunResult) -> float:
+        return self.narrow.score(run)
+
+
 Claim = Comparison | Near | Widens | Diverges
 
 
@@ -246,7 +236,7 @@ def rows_of(claim: Claim) -> tuple[str, ...]:
         case Near():
             return (claim.row, claim.other)
         case Widens():
-            return (*claim.narrow, *claim.wide)
+            return (*rows_of(claim.narrow), *rows_of(claim.wide))
         case _:
             return (claim.row, *claim.others)
 
@@ -317,17 +307,15 @@ def _judge_nearness(claim: Near, ours: np.ndarray, theirs: np.ndarray) -> _Outco
 
 def _judge_widening(claim: Widens, ended: Results) -> _Outcome:
     """Is the other row further above the row in the second pair than in the first?"""
-    gaps = []
-    for row, other in (claim.narrow, claim.wide):
+    gaps, told = [], []
+    for lead in (claim.narrow, claim.wide):
+        row, other = rows_of(lead)
         ours, theirs = _pairs(claim, ended[row], ended[other])
+        if not ours:
+            return _Outcome(False, False, f"no seed ended in both {row} and {other}", None)
         gaps.append(np.subtract(theirs, ours))
-    if min(map(len, gaps)) == 0:
-        return _Outcome(False, False, "no seed ended in both rows of a pair", None)
-    finding = f"{claim.quantity}: "
-    finding += ", ".join(
-        f"{other} less {row} {_mean(gap):.3g} (n={len(gap)})"
-        for (row, other), gap in zip((claim.narrow, claim.wide), gaps)
-    )
+        told.append(f"{other} less {row} {_mean(gaps[-1]):.3g} (n={len(ours)})")
+    finding = f"{claim.narrow.quantity}: {', '.join(told)}"
     wider = statistics.rank_shift(*gaps) < 0
     direction = "as claimed" if wider else "not as claimed"
     if statistics.smallest_rank_sum_p(*map(len, gaps)) > LEVEL:

@@ -15,7 +15,7 @@ from experiments import elu, proportional, resnet_elu, tanhexp
 from experiments.__main__ import STUDIES
 from relujax import datasets, figures, runner, tables
 from relujax.activations import get_activation
-from relujax.claims import Diverges, FallsFastest, LessVariance, ReachesFirst, StaysNearest, rows_of
+from relujax.claims import Diverges, FallsFastest, LessVariance, ReachesFirst, StaysNearest, Widens, rows_of
 from relujax.errors import InputError
 from relujax.recipe import make_optimizer
 from relujax.study import Bars, ByDepth, Curves, Distribution, Images, Lines, Measurement, Profile, Study, adapt
@@ -143,6 +143,9 @@ def names_of(entry) -> list[tuple[str, list[str], list[str], bool]]:
         assert len(set(rows)) == len(rows) > (0 if isinstance(claim, Diverges) else 1), stated
         if isinstance(claim, LessVariance):
             continue
+        if isinstance(claim, Widens):
+            assert replace(claim.wide, row=claim.narrow.row, others=claim.narrow.others) == claim.narrow
+            claim = claim.narrow
         assert not claim.metric.endswith("_accuracy"), f"smaller is to be better: {stated}"
         curve = isinstance(claim, StaysNearest | FallsFastest | ReachesFirst | Diverges)
         found.append((stated.words, rows, [claim.metric], curve or getattr(claim, "epoch", "last") == "best"))

@@ -203,7 +203,8 @@ def test_a_study_that_speaks_of_an_unknown_row_is_refused():
 
 
 def test_a_gap_that_widens_is_judged_by_the_differences_of_each_seed():
-    claim = Widens(narrow=("A, 20", "B, 20"), wide=("A, 110", "B, 110"), metric="loss")
+    narrow, wide = (Beats(row=f"A, {depth}", others=(f"B, {depth}",), metric="loss") for depth in (20, 110))
+    claim = Widens(narrow=narrow, wide=wide)
     stated = Stated(words="The gap grows.", claim=claim)
     level, small = [1.0, 2.0, 3.0, 4.0, 5.0], [0.1, 0.2, 0.15, 0.12, 0.18]  # seeds differ by more than the gaps do
     rows = {"A, 20": runs(*level), "B, 20": runs(*np.add(level, small)), "A, 110": runs(*level)}
