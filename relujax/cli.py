@@ -302,16 +302,16 @@ def _run(studies: Studies, command: Run) -> int:
             launch.train(wanted, workdir=workdir, options=options, **place)
     if not hosts.is_first():
         return 0
-    console, failures = Console(), {}
+    console, failures = Console(), []
     with bucket.local(command.workdir) as workdir:
         for name, study in entries.items():
             results = report.read(study, name, workdir)
             console.print(tables.summary(study, results, console.width))
             for label, runs in results.items():
-                failures |= {f"{name}: {label}, seed {run.seed}": run.failure for run in runs if run.failure}
+                failures += [f"{label}, seed {run.seed}: {run.failure}" for run in runs if run.failure]
         _write_report(studies, workdir, command.workdir)
-    for run, reason in failures.items():
-        print(f"failed: {run}: {reason}", file=sys.stderr)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
     return FAILED if failures else 0
 
 
