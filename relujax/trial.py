@@ -5,7 +5,6 @@ import functools
 import hashlib
 import inspect
 import json
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -75,7 +74,7 @@ def describe(value: Any) -> Any:
     """`value` as JSON data: dataclasses and modules by class name and fields, functions by their registered name.
 
     A field that is None is left out, so that a new option that is off does not change what existing runs are called.
-    What is not relujax's own has its source beside its name: with another formula or network it is another run.
+    What is not relujax's own has a digest of its code beside its name: another formula or network is another run.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hidden = ("parent", "name") if isinstance(value, nn.Module) else ()
@@ -113,32 +112,49 @@ def describe(value: Any) -> Any:
 def _class(own: type) -> dict[str, str]:
     if own.__module__.partition(".")[0] in ("relujax", "experiments"):
         return {"class": own.__name__}
-    return {"class": own.__name__, "source": _digest(own)}
+    return {"class": own.__name__, "code": _digest(own)}
 
 
 def _registered(name: str) -> Any:
     function = ACTIVATIONS[name]
     if SHIPPED.get(name) is function:
         return name
-    source = describe(function) if isinstance(function, functools.partial) else _digest(function)
-    return {"function": name, "source": source}
+    code = describe(function) if isinstance(function, functools.partial) else _digest(function)
+    return {"function": name, "code": code}
 
 
 def _digest(own: Any) -> str:
-    """A hash of the text of a function or class, wherever in a file or notebook it stands; of a library's, its name."""
+    """A hash of what a function or class computes; of a library's, its name."""
     module = getattr(own, "__module__", "")
     if module.partition(".")[0] in ("jax", "jaxlib", "flax", "optax"):
         return f"{module}.{own.__qualname__}"
-    parts = [own] if not isinstance(own, type) else [each for each in vars(own).values() if inspect.isfunction(each)]
-    return hashlib.sha256("\n".join(map(_text, parts)).encode()).hexdigest()[:12]
+    parts = [own]
+    if isinstance(own, type):  # methods of its author: __init__ and its like follow from the fields
+        written = [name for name in sorted(vars(own)) if name == "__call__" or not name.startswith("__")]
+        parts = [vars(own)[name] for name in written if inspect.isfunction(vars(own)[name])]
+    content = repr([_plain(inspect.unwrap(part)) for part in parts])
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def _text(function: Any) -> str:
-    try:
-        return textwrap.dedent(inspect.getsource(function))
-    except (OSError, TypeError):  # typed into a plain interpreter
-        code = getattr(function, "__code__", None)
-        return f"{code.co_code.hex()} {code.co_names}" if code else ""
+def _plain(value: Any) -> Any:
+    """A function, or a constant in it, as data that are the same in every process that gets it.
+
+    Of code, not of its text, which a Ray task has not. Another minor version of Python has other code.
+    """
+    if inspect.isfunction(value):
+        closed_over = [cell.cell_contents for cell in value.__closure__ or ()]
+        inner = [_plain(each.__code__ if inspect.isfunction(each) else each) for each in closed_over]
+        return [_plain(each) for each in (value.__code__, value.__defaults__, value.__kwdefaults__)], inner
+    if inspect.iscode(value):
+        return value.co_code.hex(), value.co_names, [*map(_plain, value.co_consts)]
+    if isinstance(value, Mapping):
+        return [(name, _plain(each)) for name, each in value.items()]
+    if isinstance(value, tuple):
+        return [*map(_plain, value)]
+    if isinstance(value, frozenset):  # its order is another one in every process
+        return sorted(map(repr, value))
+    plain = value is None or isinstance(value, str | bytes | int | float | complex)
+    return repr(value) if plain else type(value).__name__
 
 
 def trial_id(trial: Trial) -> str:

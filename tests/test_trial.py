@@ -1,12 +1,13 @@
 import dataclasses
 from functools import partial
+from types import FunctionType
 
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
 from experiments import elu
-from relujax.activations import ACTIVATIONS, PReLU, leaky_relu
+from relujax.activations import ACTIVATIONS, PReLU, leaky_relu, smooth
 from relujax.activations import elu as elu_function
 from relujax.cli import studies_of
 from relujax.data import Data, UnitRange
@@ -35,6 +36,10 @@ def test_any_changed_setting_is_another_run():
     assert len({trial_id(each) for each in trials}) == len(trials)
 
 
+def times(a):
+    return lambda x: a * x
+
+
 def test_another_formula_under_the_same_name_is_another_run(monkeypatch):
     def own(formula):
         monkeypatch.setitem(ACTIVATIONS, "own", formula)
@@ -45,9 +50,23 @@ def test_another_formula_under_the_same_name_is_another_run(monkeypatch):
     assert len({capped, constant, own(jnp.tanh), own(jnp.sin)}) == 4
     assert own(partial(leaky_relu, negative_slope=0.1)) != own(partial(leaky_relu, negative_slope=0.2))
     assert own(jnp.tanh) == own(jnp.tanh)
+    assert len({own(lambda x: x + 1), own(lambda x: x + 2), own(lambda x, a=1: x + a), own(lambda x, a=2: x + a)}) == 4
+    assert len({own(times(1)), own(times(2)), own(times(jnp.float32(2)))}) == 3
+    assert own(smooth(lambda x: x + 1)) != own(smooth(lambda x: x + 2))
     shipped = trial_id(trial("relu"))
     monkeypatch.setitem(ACTIVATIONS, "relu", jnp.tanh)
     assert trial_id(trial("relu")) != shipped
+
+
+def test_a_formula_is_the_same_run_where_its_file_cannot_be_read(monkeypatch):
+    def formula(x):
+        return jnp.where(x in {"a", "b"}, x, [each * 2 for each in (x, 0.5)][1])
+
+    monkeypatch.setitem(ACTIVATIONS, "own", formula)
+    here = trial_id(trial("own"))
+    elsewhere = FunctionType(formula.__code__.replace(co_filename="gone.py", co_firstlineno=77), globals(), "formula")
+    monkeypatch.setitem(ACTIVATIONS, "own", elsewhere)
+    assert trial_id(trial("own")) == here
 
 
 def test_another_network_of_the_same_name_is_another_run():
