@@ -228,8 +228,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def check_study(workdir: Path, name: str, trials: Any) -> None:
-    """Refuses a workdir that holds the study as something else."""
-    if differing := differences(trials, (read_study(workdir, name) or {"trials": trials})["trials"]):
+    """Refuses a workdir that holds one of the study's rows as something else; a new row is no reason to."""
+    noted = (read_study(workdir, name) or {"trials": {}})["trials"]
+    if differing := differences({row: trials[row] for row in noted if row in trials}, noted):
         shown = "; ".join(differing[:6]) + (f"; and {len(differing) - 6} more" if len(differing) > 6 else "")
         raise InputError(f"{workdir} holds {name} with {shown}; use another workdir")
 

@@ -169,4 +169,8 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
         keys = dict.fromkeys([*theirs, *ours])
         parts = [differences(ours.get(key), theirs.get(key), f"{path}.{key}" if path else key) for key in keys]
         return [line for part in parts for line in part]
-    return [] if ours == theirs else [f"{path}: {json.dumps(theirs)}, now {json.dumps(ours)}"]
+    return [] if ours == theirs else [f"{path}: {_shown(theirs)}, now {_shown(ours)}"]
+
+
+def _shown(described: Any) -> str:
+    return str(described.get("class", "{…}")) if isinstance(described, Mapping) else json.dumps(described)

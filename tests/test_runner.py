@@ -173,6 +173,14 @@ def test_a_study_run_with_other_settings_is_refused_with_the_fields(tmp_path):
         runner.run(longer, name="fig", workdir=tmp_path)
 
 
+def test_a_study_that_gained_a_row_goes_on_in_its_workdir(tmp_path):
+    study = adapt(elu.fig_2_median_activation(), epochs=1, runs=1, data="digits")
+    fewer = replace(study, trials={"ELU": study.trials["ELU"]}, claims=(), panels=())
+    before = runner.run(fewer, name="fig", workdir=tmp_path)
+    after = runner.run(study, name="fig", workdir=tmp_path, only=("ELU",))
+    assert after["ELU"][0].history == before["ELU"][0].history
+
+
 def test_a_network_that_cannot_be_built_stops_the_study_before_its_first_row_trains(tmp_path):
     trials = {"good": TRIAL, "bad": replace(TRIAL, model=ResNet(21, 10), probes=())}
     study = Study(source="mine", question="Does it?", trials=trials, metrics=("train_loss",), runs=1)

@@ -106,6 +106,7 @@ def test_a_function_without_a_registered_name_is_refused_with_the_way_out():
 
 def test_differences_name_the_field_and_both_values():
     assert differences(describe(trial(epochs=20)), describe(trial(epochs=300))) == ["recipe.length.count: 300, now 20"]
+    assert differences({"first": describe(trial())}, {}) == ["first: null, now Trial"]
 
 
 @pytest.mark.parametrize("study", studies_of(elu).values())
