@@ -223,7 +223,7 @@ def _describe(module: nn.Module, x: Any) -> tuple[str, str]:
             names = [name for name, known in ACTIVATIONS.items() if known is function]
             return "activation", names[0] if names else type(function).__name__
     rate = getattr(module, "rate", 0)
-    names = {"Dropout": "drop-out", "GaussianDropout": "Gaussian drop-out", "AlphaDropout": "alpha drop-out"}
+    names = {"Dropout": "dropout", "GaussianDropout": "Gaussian dropout", "AlphaDropout": "alpha dropout"}
     return ("noise" if rate else ""), f"{names.get(type(module).__name__, type(module).__name__)} {rate:g}"
 
 

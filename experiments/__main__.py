@@ -3,7 +3,8 @@
 import sys
 
 from experiments import elu, proportional, resnet_elu, search, tanhexp
-from relujax.cli import main, studies_of
+from relujax.catalog import studies_of
+from relujax.cli import main
 
 STUDIES = studies_of(proportional, elu, resnet_elu, tanhexp, search)
 

@@ -202,7 +202,7 @@ def fig_4_cifar100_activations() -> Study:
     Deviation: what is whitened is only cited (Goodfellow et al. 2013); the constants are those of their code, images
     scaled to a norm of 55 and 0.1 added to the eigenvalues.
     Deviation: which parameters decay is not stated; all of them, biases and BatchNorm's included.
-    Deviation: the training loss is not defined; the cross-entropy of each epoch's batches, drop-out on, without the L2
+    Deviation: the training loss is not defined; the cross-entropy of each epoch's batches, dropout on, without the L2
     term.
     Deviation: which epoch the printed errors are of is not stated; the last one.
     """

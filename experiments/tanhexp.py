@@ -263,13 +263,13 @@ def fig_8_gaussian_dropout() -> Study:
 
 
 def fig_9_alpha_dropout() -> Study:
-    """Fig. 9: test accuracy over ten epochs on MNIST with alpha drop-out of 0.2 before the first dense layer.
+    """Fig. 9: test accuracy over ten epochs on MNIST with alpha dropout of 0.2 before the first dense layer.
 
     Deviation: optimiser, batches and runs as in fig_5_mnist_learning_speed.
     """
     return Study(
         source="TanhExp, Fig. 9",
-        question="Does TanhExp learn faster than the others where alpha drop-out restrains the net?",
+        question="Does TanhExp learn faster than the others where alpha dropout restrains the net?",
         trials={name: _alpha_dropout(activation) for name, activation in COMPARED.items()},
         metrics=("test_accuracy", "test_loss", "train_loss"),
         claims=(
@@ -284,7 +284,7 @@ def fig_9_alpha_dropout() -> Study:
 
 
 def fig_10_representations() -> Study:
-    """Fig. 10: the output of the alpha drop-out layer for one image, in the nets of Fig. 9 after training.
+    """Fig. 10: the output of the alpha dropout layer for one image, in the nets of Fig. 9 after training.
 
     Deviation: see fig_9_alpha_dropout for the training; how long the nets of this figure trained is not stated.
     """

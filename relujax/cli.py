@@ -1,31 +1,23 @@
 """The command line: list · show · run · watch · report · data. It owns nothing; every command is one public call."""
 
-import inspect
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import TaskID
-from rich.table import Column, Table
+from rich.table import Table
 
-from relujax import bucket, datasets, preemption, records
-from relujax.data import Data
-from relujax.errors import InputError, need, unknown
-from relujax.from_tfds import from_tfds
+from relujax import bucket, catalog, datasets, obtain, preemption, records
+from relujax.catalog import Studies
+from relujax.errors import InputError, need
 from relujax.profile import parse_steps
-from relujax.study import Entry, Measurement, Study, adapt
+from relujax.study import Measurement, Study, adapt
 from relujax.trial import Trial
-
-Studies = Mapping[str, Callable[[], Entry]]
 
 FAILED = 1  # exit status: an error stopped some of the runs
 
@@ -145,18 +137,6 @@ Command = (
 )
 
 
-def studies_of(*modules: ModuleType) -> dict[str, Callable[[], Entry]]:
-    """The public functions of the experiment files that return a study or measurement, as "file.function"."""
-    return {
-        f"{module.__name__.rpartition('.')[2]}.{name}": function
-        for module in modules
-        for name, function in vars(module).items()
-        if inspect.isfunction(function)
-        and not name.startswith("_")
-        and function.__annotations__.get("return") in (Study, Measurement)
-    }
-
-
 def main(studies: Studies, arguments: list[str] | None = None) -> int:
     """Runs one command; 0 done, 1 failed runs, 2 bad input (one line says which), 3 interrupted (the same goes on)."""
     # Whoever takes the machine away sends SIGTERM; before training has begun it is as good as Ctrl-C.
@@ -167,8 +147,10 @@ def main(studies: Studies, arguments: list[str] | None = None) -> int:
         match command:
             case Run():
                 return _run(studies, command)
+            case DataCommand(what="list", name=None):
+                _print(obtain.listing(command.data_dir), f"here: prepared in {datasets.data_home(command.data_dir)}")
             case DataCommand():
-                _data(command)
+                obtain.obtain(command.what, command.name, command.data_dir, command.mirror)
             case _:
                 with bucket.local(command.workdir) as workdir:
                     _read(studies, command, workdir)
@@ -184,13 +166,18 @@ def main(studies: Studies, arguments: list[str] | None = None) -> int:
 def _read(studies: Studies, command: List | Show | Watch | Report, workdir: Path) -> None:
     match command:
         case List():
-            _list(studies, command, workdir)
+            _print(catalog.listing(studies, workdir), f"done: runs that {command.workdir} holds")
         case Show():
             _show(studies, command, workdir)
         case Watch():
             _watch(command, workdir)
         case Report():
             _report(studies, command, workdir)
+
+
+def _print(table: Table, below: str) -> None:
+    Console().print(table)
+    Console().print(below, style="dim")
 
 
 def _seconds(duration: str) -> float:
@@ -202,38 +189,11 @@ def _seconds(duration: str) -> float:
     return float(number) * scale
 
 
-def _study(studies: Studies, name: str) -> Entry:
-    if name not in studies:
-        raise unknown("study", name, studies)
-    return studies[name]()
-
-
-def _list(studies: Studies, command: List, workdir: Path) -> None:
-    # Names are there to be typed: the source gives way where the window is narrow.
-    table = Table("study", "rows × runs", "done", Column("source", ratio=1, no_wrap=True), box=SIMPLE, expand=True)
-    for name in studies:
-        study = _as_run(studies, name, workdir) or studies[name]()
-        if isinstance(study, Measurement):
-            size, total = f"{len(study.rows)}, measured", len(study.rows)
-            done = len(records.read_measured_rows(workdir, name, study.labels))
-        else:
-            size, total = f"{len(study.trials)} × {study.runs}", len(study.trials) * study.runs
-            directories = (
-                records.run_directory(workdir, trial, seed)
-                for trial in study.trials.values()
-                for seed in range(study.runs)
-            )
-            done = sum(map(records.is_finished, directories))
-        table.add_row(name, size, f"{done} of {total}" if done else "–", study.source)
-    Console().print(table)
-    Console().print(f"done: runs that {command.workdir} holds", style="dim")
-
-
 def _show(studies: Studies, command: Show, workdir: Path) -> None:
     from relujax.show import show, show_times
 
-    study, console = _study(studies, command.study), Console()
-    show(command.study, study, _note(studies[command.study]), console)
+    study, console = catalog.find(studies, command.study), Console()
+    show(command.study, study, catalog.note(studies[command.study]), console)
     if command.time and isinstance(study, Study):
         show_times(study, records.read_results(workdir, study.trials, study.runs), console)
 
@@ -256,9 +216,9 @@ def _run(studies: Studies, command: Run) -> int:
     }
     if not command.studies:
         raise InputError("run needs the name of a study, before --only and --resources: see list")
-    entries = {name: _study(studies, name) for name in command.studies}
+    entries = {name: catalog.find(studies, name) for name in command.studies}
     if any(isinstance(study, Study) for study in entries.values()):
-        overrides["data"] = _images(command)
+        overrides["data"] = command.data and obtain.named(command.data, command.data_dir)
     for name, study in entries.items():
         entries[name] = adapt(study, **overrides) if isinstance(study, Study) else study
     options = {
@@ -270,7 +230,7 @@ def _run(studies: Studies, command: Run) -> int:
         "calls": command.calls,
         "profile": None if command.profile is None else parse_steps(command.profile),
     }
-    wanted: list[tuple[Mapping[str, Trial], Sequence[int]]] = []
+    wanted: list[tuple[list[Trial], range]] = []
     if command.launcher == "ray":
         if bucket.is_address(command.workdir):
             raise InputError(f"with Ray the workdir must be a folder that all nodes see; got {command.workdir}")
@@ -285,18 +245,13 @@ def _run(studies: Studies, command: Run) -> int:
         hosts.joined(*who, _seconds(command.patience)) if many else nullcontext(),
         bucket.local(command.workdir, training=True) as workdir,
     ):
-        for name, study in entries.items() if len(entries) > 1 else ():  # before the first of them trains
-            here = command.launcher == "local"
-            runner.refuse(study, name, workdir=workdir, only=command.only, here=here, options=Options(**options))
-        for name, study in entries.items():
-            runner.run(
-                study,
-                name=name,
-                workdir=workdir,
-                only=command.only,
-                elsewhere=None if command.launcher == "local" else lambda *rows: wanted.append(rows),
-                **options,
-            )
+        here, how = command.launcher == "local", Options(**options)
+        for name in runner.begin(entries, workdir=workdir, only=command.only, options=how, here=here):
+            study = entries[name]
+            if here or isinstance(study, Measurement):
+                runner.train(study, name, workdir=workdir, only=command.only, options=how)
+            else:
+                wanted.append(([study.trials[label] for label in command.only or study.trials], range(study.runs)))
         if wanted:
             place = {"address": command.address, "resources": command.resources}
             launch.train(wanted, workdir=workdir, options=options, **place)
@@ -307,20 +262,14 @@ def _run(studies: Studies, command: Run) -> int:
         for name, study in entries.items():
             results = report.read(study, name, workdir)
             console.print(tables.summary(study, results, console.width))
-            for label, runs in results.items():
-                failures += [f"{label}, seed {run.seed}: {run.failure}" for run in runs if run.failure]
+            for label in command.only or results:  # an old failure of another row is not this command's
+                failures += [
+                    f"{label}, seed {run.seed}: {run.failure}" for run in results.get(label, ()) if run.failure
+                ]
         _write_report(studies, workdir, command.workdir)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return FAILED if failures else 0
-
-
-def _images(command: Run) -> str | Data | None:
-    """The dataset that was named, where it is not one of the papers' as TFDS has prepared it."""
-    if command.data is None or command.data in datasets.DATASETS:
-        return command.data
-    with _bars() as show:
-        return from_tfds(command.data, command.data_dir, show)
 
 
 def _watch(command: Watch, workdir: Path) -> None:
@@ -334,9 +283,7 @@ def _report(studies: Studies, command: Report, workdir: Path) -> None:
 
     console = Console()
     names = [command.study] if command.study else list(studies)
-    found = {name: study for name in names if (study := _as_run(studies, name, workdir))}
-    if command.study and command.study not in studies:
-        raise unknown("study", command.study, studies)
+    found = {name: study for name in names if (study := catalog.as_run(studies, name, workdir))}
     if not found:
         raise InputError(f"{command.workdir} holds no run of {command.study or 'any study'}: run one first")
     for name, study in found.items():
@@ -350,100 +297,6 @@ def _report(studies: Studies, command: Report, workdir: Path) -> None:
 def _write_report(studies: Studies, workdir: Path, shown: str) -> None:
     from relujax import report
 
-    found = {name: study for name in studies if (study := _as_run(studies, name, workdir))}
-    notes = {name: _note(studies[name]) for name in found}
+    found = {name: study for name in studies if (study := catalog.as_run(studies, name, workdir))}
+    notes = {name: catalog.note(studies[name]) for name in found}
     print(f"report: {shown}/{report.write(found, workdir, notes=notes).name}")
-
-
-def _note(function: Callable[[], Entry]) -> str:
-    """The study's docstring, and of its file's the deviations, which hold for every study there."""
-    of_file = (inspect.getdoc(inspect.getmodule(function)) or "").partition("Deviation:")
-    return f"{inspect.getdoc(function) or ''}\n\n{of_file[1]}{of_file[2]}".strip()
-
-
-def _as_run(studies: Studies, name: str, workdir: Path) -> Entry | None:
-    """The study as this workdir holds it, with the lengths and data that it was run with; None where it was not."""
-    if name not in studies:
-        return None
-    study = studies[name]()
-    if isinstance(study, Measurement):
-        return study if records.read_measured_rows(workdir, name, study.labels) else None
-    noted = records.read_study(workdir, name)
-    if noted is None:
-        return None
-    overrides = noted["overrides"]
-    if isinstance(overrides.get("data"), dict):
-        overrides["data"] = Data.from_description(overrides["data"])
-    return adapt(study, **overrides)
-
-
-@contextmanager
-def _bars() -> Iterator[datasets.Progress]:
-    """A bar for each thing that is downloaded, written or read."""
-    from rich.progress import Progress
-
-    bars, tasks = Progress(console=Console(stderr=True), transient=True), dict[str, TaskID]()
-    with ExitStack() as stack:
-
-        def show(what: str, done: int, total: int | None) -> None:
-            if not tasks:  # where nothing is to be done, nothing is printed
-                stack.enter_context(bars)
-            if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield show
-
-
-def _data(command: DataCommand) -> None:
-    from relujax import download
-
-    match command.what, command.name:
-        case "list", None:
-            _list_data(command.data_dir)
-            return
-        case "verify", None | "all":
-            names = [name for name in datasets.DATASETS if datasets.is_prepared(name, command.data_dir)]
-        case "all", None:
-            names = ["digits", *download.NAMES]
-        case ("verify", str(name)) | (name, None):
-            names = [name]
-        case _:
-            raise InputError(f"only verify takes a second word; got data {command.what} {command.name}")
-    if names[0] not in datasets.DATASETS:
-        raise unknown("dataset", names[0], [*datasets.DATASETS, "all", "list", "verify"])
-    failures = []
-    for name in names:
-        try:
-            with _bars() as show:
-                if command.what != "verify" and name != "digits":  # which come with scikit-learn
-                    download.prepare(name, command.data_dir, mirrors=command.mirror, progress=show)
-                anew = command.what == "verify"
-                dataset = datasets.load(name, command.data_dir, anew=anew, progress=show)
-        except InputError as error:  # one set that cannot be had is no reason to go without the others
-            failures.append(f"{name}: {error}")
-        else:
-            _print_dataset(dataset)
-    if failures:
-        raise InputError("\nerror: ".join(failures))
-
-
-def _print_dataset(dataset: datasets.Dataset) -> None:
-    facts = datasets.DATASETS[dataset.name]
-    shape = " × ".join(map(str, facts.shape))
-    print(f"{dataset.label}: {len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images")
-    print(f"  {shape} pixels, {dataset.num_classes} classes; licence: {facts.licence}; {facts.page}")
-    print(f"  SHA-256 of the arrays: {dataset.digest}")
-
-
-def _list_data(data_dir: Path | None) -> None:
-    columns = [Column(title, no_wrap=True) for title in ("dataset", "images", "pixels", "classes", "size", "here")]
-    table = Table(*columns, box=SIMPLE)
-    for name, facts in datasets.DATASETS.items():
-        pixels = "×".join(map(str, facts.shape))
-        size = f"{facts.megabytes} MB" if facts.megabytes < 1000 else f"{facts.megabytes // 1000} GB"
-        here = "yes" if datasets.is_prepared(name, data_dir) else "no"
-        images = f"{facts.train:,} + {facts.test:,}"
-        table.add_row(name, images, pixels, str(facts.num_classes), size, here)
-    Console().print(table)
-    Console().print(f"here: prepared in {datasets.data_home(data_dir)}", style="dim")

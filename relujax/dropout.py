@@ -1,8 +1,8 @@
-"""Two kinds of noise that stand in for drop-out in TanhExp's MNIST networks, Liu & Di, arXiv:2003.09855, section 4.1.3.
+"""Two kinds of noise that stand in for dropout in TanhExp's MNIST networks, Liu & Di, arXiv:2003.09855, section 4.1.3.
 
-Both are the identity in evaluation and take their randomness from the stream "dropout". Drop-out itself is Flax's.
+Both are the identity in evaluation and take their randomness from the stream "dropout". Dropout itself is Flax's.
 
-Deviation: eq. 8 prints rate / (1 − rate) as the standard deviation of Gaussian drop-out; Keras, where the authors took
+Deviation: eq. 8 prints rate / (1 − rate) as the standard deviation of Gaussian dropout; Keras, where the authors took
 the layer from, has the root of that, and so have we (0.577 in place of 0.333 at rate 0.25).
 """
 
@@ -54,7 +54,7 @@ class AlphaDropout(nn.Module):
 
 
 def alpha_affine(rate: float) -> tuple[float, float]:
-    """(a, b) of alpha drop-out, (0.878904, 0.309040) at rate 0.2.
+    """(a, b) of alpha dropout, (0.878904, 0.309040) at rate 0.2.
 
     Keeping x ~ (0, 1) with probability q, else m, has mean (1 − q) · m and variance q + q (1 − q) · m².
     """
@@ -66,4 +66,4 @@ def alpha_affine(rate: float) -> tuple[float, float]:
 def check_rate(rate: float) -> None:
     """Refuses a rate outside [0, 1)."""
     if not 0 <= rate < 1:
-        raise InputError(f"a drop-out rate must be at least 0 and below 1, e.g. 0.25; got {rate}")
+        raise InputError(f"a dropout rate must be at least 0 and below 1, e.g. 0.25; got {rate}")

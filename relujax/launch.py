@@ -20,7 +20,7 @@ from relujax.trial import Trial, trial_id
 
 RETRIES = 3
 PATIENCE_SECONDS = 120.0  # until the lock of a run is free whose node was lost
-Wanted = Sequence[tuple[Mapping[str, Trial], Sequence[int]]]  # the rows of each study, and their seeds
+Wanted = Sequence[tuple[Sequence[Trial], Sequence[int]]]  # the trials of each study, and their seeds
 
 
 def train(
@@ -90,7 +90,7 @@ def _each_once(wanted: Wanted) -> list[tuple[Trial, list[int]]]:
     """Every trial of all studies with all its seeds, after the one that it starts from."""
     found: dict[str, tuple[Trial, set[int]]] = {}
     for trials, seeds in wanted:
-        for trial in runner.phases(trials.values()):
+        for trial in runner.phases(trials):
             found.setdefault(trial_id(trial), (trial, set()))[1].update(seeds)
     return [(trial, sorted(seeds)) for trial, seeds in found.values()]
 

@@ -13,8 +13,8 @@ from relujax.errors import check_choice
 from relujax.study import Measurement, as_runs
 
 
-def measure(measurement: Measurement, *, name: str, workdir: Path, only: Sequence[str] = ()) -> Results:
-    """Calls every row (or those in `only`) that `workdir` does not hold; returns what all of them gave."""
+def measure(measurement: Measurement, *, name: str, workdir: Path, only: Sequence[str] = ()) -> None:
+    """Calls every row (or those in `only`) that `workdir` does not hold."""
     from rich.console import Console
 
     for label in only:
@@ -27,7 +27,6 @@ def measure(measurement: Measurement, *, name: str, workdir: Path, only: Sequenc
         with status, jax.default_matmul_precision("highest"):  # as in training
             arrays = {key: np.asarray(values) for key, values in row().items()}
         records.write_measured_row(workdir, name, position, label, arrays, environment())
-    return read_measurement(measurement, name, workdir)
 
 
 def read_measurement(measurement: Measurement, name: str, workdir: Path) -> Results:

@@ -42,12 +42,12 @@ class UnitMedians:
 
 @dataclass(frozen=True, kw_only=True)
 class Representation:
-    """What the drop-out before the dense layers of `DeepDense` is given: `conv_act2`, pooled (TanhExp, Fig. 10).
+    """What the dropout before the dense layers of `DeepDense` is given: `conv_act2`, pooled (TanhExp, Fig. 10).
 
     `representation` is the maps of the first training image, (maps, H, W); `representation_roughness` is the mean
     difference of neighbouring pixels as a share of their map's range, over all maps that are not constant.
 
-    Deviation: the paper shows the output of the drop-out of one image, unnamed; here drop-out is off, as in evaluation.
+    Deviation: the paper shows the output of the dropout of one image, unnamed; here dropout is off, as in evaluation.
     Deviation: "smoother" is judged by eye in the paper; here by the roughness over the first 100 training images.
     """
 

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,88 +18,90 @@ from relujax.environment import environment
 from relujax.errors import InputError, check_choice, one_line
 from relujax.layers import count
 from relujax.loop import Options
-from relujax.measure import measure
+from relujax.measure import measure, read_measurement
 from relujax.progress import Reporter, progress, silent
 from relujax.sharding import batches_of_runs, one_cpu_device_per_core
-from relujax.study import Entry, Measurement
+from relujax.study import Entry, Measurement, Study
 from relujax.train import Streamed
 from relujax.trial import RunResult, Trial, describe, trial_id
 
 
 def run(
-    study: Entry,
-    *,
-    workdir: str | Path,
-    name: str | None = None,
-    only: Sequence[str] = (),
-    elsewhere: Callable[[Mapping[str, Trial], Sequence[int]], None] | None = None,
-    **options: Any,
+    study: Entry, *, workdir: str | Path, name: str | None = None, only: Sequence[str] = (), **options: Any
 ) -> Results:
     """Trains every run of `study` (or of the rows in `only`) that `workdir` does not hold yet; returns all of them.
 
     The workdir is a directory, or a bucket's gs://bucket/path, see `bucket.py`.
-    A row that an error stops is noted, and the others go on. A measurement's rows are measured instead. `elsewhere`
-    gets the rows and their seeds, after all checks, where other machines shall train them. The other keywords are
-    those of `Options`.
+    A row that an error stops is noted, and the others go on. A measurement's rows are measured instead. The other
+    keywords are those of `Options`.
     """
     one_cpu_device_per_core(options.get("devices"))
     if bucket.is_address(workdir):
         with bucket.local(workdir, training=True) as directory:
-            given: Any = {"name": name, "only": only, "elsewhere": elsewhere, **options}
-            return run(study, workdir=directory, **given)
+            return run(study, workdir=directory, name=name, only=only, **options)
     workdir, how = Path(workdir), Options(**options)
     name = re.sub(r"\W+", "_", study.source).strip("_").lower()[:60] if name is None else name
-    waiting = refuse(study, name, workdir=workdir, only=only, here=elsewhere is None, options=how)
-    first = hosts.is_first()  # of many processes: the others see nothing of the workdir
+    if begin({name: study}, workdir=workdir, only=only, options=how):
+        train(study, name, workdir=workdir, only=only, options=how)
     if isinstance(study, Measurement):
-        return measure(study, name=name, workdir=workdir, only=only) if first else {}
-    chosen = {label: trial for label, trial in study.trials.items() if not only or label in only}
-    seeds = range(study.runs)
-    if first:
-        records.note_study(
-            workdir,
-            name,
-            {
-                "trials": describe(study.trials),
-                "runs": study.runs,
-                "rehearsal": list(study.rehearsal),
-                "overrides": describe(study.adapted),
-            },
-        )
-    if waiting and elsewhere:
-        elsewhere(chosen, seeds)
-    elif waiting:
-        needed = phases(chosen.values())
-        total = sum(trial.recipe.length.count for trial in needed) * study.runs
-        done = sum(_epochs_done(workdir, trial, seed) for trial in needed for seed in seeds)
-        with progress(total, done) if first else nullcontext(silent) as reporter:
-            for label, trial in chosen.items():
-                failure = ""
-                try:
-                    _fit(trial, seeds, workdir, how, label, reporter)
-                except (InputError, OSError):  # what befalls the next row as well, and needs the user
-                    raise
-                except Exception as error:
-                    if jax.process_count() > 1:  # the others wait for this one
-                        raise
-                    failure = f"{type(error).__name__}: {one_line(error)}"
-                    logging.getLogger(__name__).exception("%s is given up", label)
-                for seed in seeds if first else ():
-                    records.note_failure(records.run_directory(workdir, trial, seed), failure)
+        return read_measurement(study, name, workdir)
     return records.read_results(workdir, study.trials, study.runs)
 
 
-def refuse(study: Entry, name: str, *, workdir: Path, only: Sequence[str], here: bool, options: Options) -> list[Trial]:
-    """Raises, before anything is written, what would stop `run` from training; returns the trials that it has to train.
+def begin(
+    studies: Mapping[str, Entry], *, workdir: Path, only: Sequence[str], options: Options, here: bool = True
+) -> list[str]:
+    """Checks all the studies, then notes in `workdir` what each is run as; the names of those that have work left.
 
-    Where they train is `here`, or other machines.
+    Where one is refused nothing is written. They will train `here`, or on other machines.
     """
+    unfinished = [
+        name
+        for name, study in studies.items()
+        if _refuse(study, name, workdir=workdir, only=only, here=here, options=options)
+    ]
+    for name, study in studies.items() if hosts.is_first() else ():
+        if isinstance(study, Study):
+            noted = {"trials": study.trials, "runs": study.runs, "rehearsal": study.rehearsal}
+            records.note_study(workdir, name, describe(noted | {"overrides": study.adapted}))
+    return unfinished
+
+
+def train(study: Entry, name: str, *, workdir: Path, only: Sequence[str], options: Options) -> None:
+    """Trains, or measures, what `begin` has checked, row by row."""
+    first = hosts.is_first()  # of many processes: the others see nothing of the workdir
+    if isinstance(study, Measurement):
+        if first:
+            measure(study, name=name, workdir=workdir, only=only)
+        return
+    seeds, chosen = range(study.runs), {label: study.trials[label] for label in only or study.trials}
+    needed = phases(chosen.values())
+    total = sum(trial.recipe.length.count for trial in needed) * study.runs
+    done = sum(_epochs_done(workdir, trial, seed) for trial in needed for seed in seeds)
+    with progress(total, done) if first else nullcontext(silent) as reporter:
+        for label, trial in chosen.items():
+            failure = ""
+            try:
+                _fit(trial, seeds, workdir, options, label, reporter)
+            except (InputError, OSError):  # what befalls the next row as well, and needs the user
+                raise
+            except Exception as error:
+                if jax.process_count() > 1:  # the others wait for this one
+                    raise
+                failure = f"{type(error).__name__}: {one_line(error)}"
+                logging.getLogger(__name__).exception("%s is given up", label)
+            for seed in seeds if first else ():
+                records.note_failure(records.run_directory(workdir, trial, seed), failure)
+
+
+def _refuse(study: Entry, name: str, *, workdir: Path, only: Sequence[str], here: bool, options: Options) -> bool:
+    """Raises, before anything is written, what would stop `train`; returns whether it has work left."""
     records.check_name(name)
     _check_workdir(workdir)
     for label in only:
         check_choice("row", label, study.labels)
     if isinstance(study, Measurement):
-        return []
+        return True
     every = phases(study.trials.values())
     for trial in every:
         check(trial)
@@ -108,7 +110,7 @@ def refuse(study: Entry, name: str, *, workdir: Path, only: Sequence[str], here:
     first, seeds = hosts.is_first(), range(study.runs)
     if first:
         records.check_study(workdir, name, describe(study.trials))
-    needed = phases(trial for label, trial in study.trials.items() if not only or label in only)
+    needed = phases(study.trials[label] for label in only or study.trials)
     finished = hosts.agreed(np.array([first and _finished(workdir, trial, seeds) for trial in needed]))
     waiting = [trial for trial, done in zip(needed, finished) if not done]
     for trial in waiting:
@@ -117,7 +119,7 @@ def refuse(study: Entry, name: str, *, workdir: Path, only: Sequence[str], here:
             _check_earlier(workdir, trial, seeds)
     for data in {(trial.data.name, trial.data.own): trial.data for trial in waiting}.values():
         datasets.load_images(data, _path(options.data_dir))
-    return waiting
+    return bool(waiting)
 
 
 def phases(trials: Iterable[Trial]) -> list[Trial]:

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from experiments.__main__ import STUDIES
-from relujax import adapt, runner
+from relujax import adapt, records, runner
 from relujax.cli import main
 
 RUN = ["run", "elu.fig_2_median_activation", "--data", "digits", "--epochs", "2", "--runs", "2"]
@@ -58,6 +58,15 @@ def test_what_was_run_from_python_is_reported_with_its_lengths(tmp_path, capsys)
     assert "1 of 300 epochs" in capsys.readouterr().out
 
 
+def test_an_old_failure_is_reported_with_its_own_row_only(tmp_path, capsys):
+    command = ["run", "elu.fig_2_median_activation", "--data", "digits", "--epochs", "1", "--runs", "1"]
+    command += ["--workdir", str(tmp_path), "--only", "ELU"]
+    assert main(STUDIES, command) == 0
+    trials = adapt(STUDIES["elu.fig_2_median_activation"](), data="digits", epochs=1, runs=1).trials
+    records.note_failure(records.run_directory(tmp_path, trials["ReLU"], 0), "MemoryError: too small")
+    assert main(STUDIES, command) == 0 and "failed" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -106,7 +115,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("relujax.runner.run", interrupted)
+    monkeypatch.setattr("relujax.runner.train", interrupted)
     assert main(STUDIES, [*RUN, "--workdir", str(tmp_path)]) == 3
     assert "the same command again" in capsys.readouterr().err
 

@@ -26,7 +26,8 @@ from flax import linen as nn
 import relujax
 from experiments.__main__ import STUDIES
 from relujax import activations
-from relujax.cli import main, studies_of
+from relujax.catalog import studies_of
+from relujax.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -33,7 +33,7 @@ STAGES = [8, 4, 1, 8]  # devices that split the batch in each epoch in turn
 
 
 class Net(nn.Module):
-    """All that looks beyond an example or is drawn at random: BatchNorm and drop-out.
+    """All that looks beyond an example or is drawn at random: BatchNorm and dropout.
 
     ELU, because pixels that equal their mean stand at ReLU's kink, where rounding decides about a gradient.
     """

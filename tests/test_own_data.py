@@ -214,7 +214,7 @@ def test_any_set_that_tfds_has_prepared_can_be_trained_on_and_reported(cache, tm
     with monkeypatch.context() as patched:  # what was decoded is not decoded again
         patched.setattr("relujax.from_tfds.sources_of", None)
         assert main(STUDIES, run) == 0
-    monkeypatch.setattr("relujax.cli.from_tfds", None)  # a report needs no images
+    monkeypatch.setattr("relujax.obtain.from_tfds", None)  # a report needs no images
     assert main(STUDIES, ["report", "--workdir", str(tmp_path / "runs")]) == 0
     assert "leaves@16 (tested on a fifth of its training split) instead of mnist" in " ".join(
         capsys.readouterr().out.split()

@@ -21,7 +21,7 @@ from relujax.trial import Trial, trial_id
 
 
 class Net(nn.Module):
-    """What a phase may change, drop-out, and all that it has to hand on: weights and BatchNorm statistics."""
+    """What a phase may change, dropout, and all that it has to hand on: weights and BatchNorm statistics."""
 
     dropout: float
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 from experiments import elu
 from relujax.activations import ACTIVATIONS, PReLU, leaky_relu, smooth
 from relujax.activations import elu as elu_function
-from relujax.cli import studies_of
+from relujax.catalog import studies_of
 from relujax.data import Data, UnitRange
 from relujax.errors import InputError
 from relujax.models.mlp import MLP

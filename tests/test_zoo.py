@@ -233,7 +233,7 @@ def test_a_first_step_in_train_and_eval_mode(model, first):
         assert jnp.any(gradient != 0), f"no gradient at {jax.tree_util.keystr(path)}"
     kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim > 2]
     assert all(jnp.any(kernel[0] != kernel[1]) for kernel in kernels)
-    # Train and eval mode differ exactly where there is BatchNorm or drop-out.
+    # Train and eval mode differ exactly where there is BatchNorm or dropout.
     normalized, dropped = (
         has(model, first, nn.BatchNorm),
         has(model, first, nn.Dropout | GaussianDropout | AlphaDropout),

@@ -1,6 +1,6 @@
 """AlexNet for CIFAR, Krizhevsky et al. 2012, in the form of BIGBALLON/CIFAR-ZOO, the code base of TanhExp.
 
-Deviation: neither BatchNorm nor drop-out, as there; the TanhExp paper says it used BatchNorm "in these structures".
+Deviation: neither BatchNorm nor dropout, as there; the TanhExp paper says it used BatchNorm "in these structures".
 """
 
 from functools import partial

@@ -3,7 +3,7 @@
 Two 5×5 convolutions, then many dense layers of 500 units; built as in the Mish notebook that the paper follows.
 
 Deviation: the paper's number of layers is read as N + 3: N dense layers of 500 units, two convolutions, the output.
-Deviation: "Gaussian drop-out in each layer" is not specified; it takes the place of every drop-out, at the same rate.
+Deviation: "Gaussian dropout in each layer" is not specified; it takes the place of every dropout, at the same rate.
 Deviation: initialization and BatchNorm are not stated; Keras' defaults (Glorot-uniform, momentum 0.99, epsilon 1e-3).
 """
 
@@ -21,9 +21,9 @@ from relujax.initializers import glorot_uniform, zero_bias
 from relujax.layers import Activation, as_images, batch_norm, conv, dense, flatten, max_pool
 
 NOISES = {
-    "dropout": "drop-out of 0.25 after the pooling and in every dense layer (Fig. 4)",
-    "gaussian": "Gaussian drop-out of 0.25 in place of every drop-out (Fig. 8)",
-    "alpha": "alpha drop-out of 0.2 in place of the one before the first dense layer (Figs. 9 and 10)",
+    "dropout": "dropout of 0.25 after the pooling and in every dense layer (Fig. 4)",
+    "gaussian": "Gaussian dropout of 0.25 in place of every dropout (Fig. 8)",
+    "alpha": "alpha dropout of 0.2 in place of the one before the first dense layer (Figs. 9 and 10)",
 }
 
 

@@ -7,8 +7,8 @@ Deviation: padding is not given; SAME everywhere and max-pooling after stacks 1 
 larger images the logits are averaged over the map.
 Deviation: initialization on CIFAR is not given; He-normal with fan-in and bias 0. The 1×1 classifier has no activation.
 Deviation: where BatchNorm stands is not given; before every activation. The convolution keeps its bias.
-Deviation: the order within a layer is not given; activation, then drop-out, then the stack's pooling.
-Deviation: the 18-layer net has 8 stacks but 7 drop-out rates; stack 7 takes that of stack 6, the head has none.
+Deviation: the order within a layer is not given; activation, then dropout, then the stack's pooling.
+Deviation: the 18-layer net has 8 stacks but 7 dropout rates; stack 7 takes that of stack 6, the head has none.
 Deviation: the ImageNet net's first stride and pyramid levels are not given; stride 1, and 4×4, 2×2 and 1×1 bins.
 """
 
@@ -24,7 +24,7 @@ from relujax.initializers import he_normal, zero_bias
 from relujax.layers import Activation, as_images, batch_norm, conv, dense, global_average_pool, max_pool
 
 StackTable = tuple[tuple[int, int, int], ...]  # (layers, units, receptive field), …
-Rates = tuple[tuple[float, ...], ...]  # for every stack, the drop-out rate of each of its layers
+Rates = tuple[tuple[float, ...], ...]  # for every stack, the dropout rate of each of its layers
 
 ELUNET11_STACKS: tuple[StackTable, ...] = (  # section 4.2; then 1×100×1
     ((1, 192, 5),),
@@ -80,7 +80,7 @@ def check_dropout(network: str, dropout: Rates, stacks: tuple[StackTable, ...]) 
     layers = [len(layers_of(stack)) for stack in stacks]
     if [len(rates) if isinstance(rates, tuple) else None for rates in dropout] != layers:
         raise InputError(
-            f"{network} has stacks of {layers} layers and needs a tuple of drop-out rates for each of them, e.g. "
+            f"{network} has stacks of {layers} layers and needs a tuple of dropout rates for each of them, e.g. "
             f"from on_last_layers or on_all_layers; got {dropout}"
         )
     for rate in sum(dropout, ()):
@@ -105,7 +105,7 @@ def bins(size: int, n: int) -> list[slice]:
 
 
 class Stack(nn.Module):
-    """Layers of convolution, BatchNorm where wanted, activation and drop-out: (N, H, W, C) → (N, H, W, units)."""
+    """Layers of convolution, BatchNorm where wanted, activation and dropout: (N, H, W, C) → (N, H, W, units)."""
 
     stack: StackTable
     activation: ActivationLike
