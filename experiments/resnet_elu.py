@@ -12,7 +12,7 @@ Deviation: which parameters decay is not stated; all of them, biases and BatchNo
 Deviation: training losses and errors are means over the batches of an epoch, while the weights change.
 """
 
-from relujax.claims import Beats, Diverges, FallsFastest, Near, ReachesFirst, Stated, StaysNearest, Widens
+from relujax.claims import Beats, Below, Diverges, FallsFastest, Near, ReachesFirst, Stated, StaysNearest, Widens
 from relujax.data import Data, Flip, PadCrop, PerChannel
 from relujax.models.resnet import ResNet
 from relujax.models.resnet_elu import ResNetELU
@@ -362,13 +362,22 @@ def table_2_comparison() -> Study:
         },
         metrics=("test_error", "train_error", "train_loss"),
         epoch="best",
-        claims=tuple(
-            Stated(
-                words="Our model outperforms the original ResNet model in terms of classification performance on both "
-                f"the datasets ({name}).",
-                claim=Beats(row=f"{ELU}, {name}", others=(f"ResNet, {name}",), metric="test_error", epoch="best"),
-            )
-            for name in sets
+        claims=(
+            *(
+                Stated(
+                    words="Our model outperforms the original ResNet model in terms of classification performance on "
+                    f"both the datasets ({name}).",
+                    claim=Beats(row=f"{ELU}, {name}", others=(f"ResNet, {name}",), metric="test_error", epoch="best"),
+                )
+                for name in sets
+            ),
+            *(
+                Stated(
+                    words=f"We improve beyond the current state-of-the-art in terms of test error ({name}).",
+                    claim=Below(row=f"{ELU}, {name}", metric="test_error", value=best, epoch="best"),
+                )
+                for name, best in {"CIFAR-10": 0.0605, "CIFAR-100": 0.2740}.items()  # Gen. Pool, Scalable BO
+            ),
         ),
         panels=tuple(
             Bars(

@@ -137,6 +137,19 @@ class Near:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Below:
+    """`metric` of `row` is below `value`, a number that the paper names or another published (in the metric's unit)."""
+
+    row: str
+    metric: str
+    value: float
+    epoch: Epoch = "last"
+
+    def score(self, run: RunResult) -> float:
+        return run.at(self.metric, self.epoch)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Diverges:
     """The runs of `row` fail: a loss is no number, or `metric` is never below `never_below`."""
 
@@ -166,7 +179,7 @@ class Widens:
         return self.narrow.score(run)
 
 
-Claim = Comparison | Near | Widens | Diverges
+Claim = Comparison | Near | Below | Widens | Diverges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +221,8 @@ def judge(stated: Stated, results: Results, rehearsal: Sequence[str] = ()) -> Ju
             outcome = _judge_failure(claim, scores[claim.row])
         case Near():
             outcome = _judge_nearness(claim, scores[claim.row], scores[claim.other])
+        case Below():
+            outcome = _judge_below(claim, scores[claim.row])
         case Widens():
             outcome = _judge_widening(claim, ended)
         case _:
@@ -231,7 +246,7 @@ def judge(stated: Stated, results: Results, rehearsal: Sequence[str] = ()) -> Ju
 def rows_of(claim: Claim) -> tuple[str, ...]:
     """The rows that a claim speaks of, its subject first."""
     match claim:
-        case Diverges():
+        case Diverges() | Below():
             return (claim.row,)
         case Near():
             return (claim.row, claim.other)
@@ -305,6 +320,19 @@ def _judge_nearness(claim: Near, ours: np.ndarray, theirs: np.ndarray) -> _Outco
     return _Outcome(reachable <= LEVEL, near, f"{gap}p = {p_value:.2g}", p_value)
 
 
+def _judge_below(claim: Below, ours: np.ndarray) -> _Outcome:
+    """Student's test of one sample: is the mean below the value?"""
+    finding = f"{_words(claim.metric)}{_when(claim.metric, claim.epoch)}: {claim.row} {_mean(ours):.4g} (n={len(ours)})"
+    if not np.isfinite(ours).all():
+        return _Outcome(True, False, f"{finding}; not as claimed, for runs diverged", None)
+    below = _mean(ours) < claim.value
+    finding += f"; {'' if below else 'not '}below {claim.value:g}, "
+    if not statistics.std(ours) > 0:
+        return _Outcome(False, below, f"{finding}no test of one run, or of equal ones", None)
+    p_value = statistics.differs_from_constant(ours, claim.value)
+    return _Outcome(True, below, f"{finding}p = {p_value:.2g}", p_value)
+
+
 def _judge_widening(claim: Widens, ended: Results) -> _Outcome:
     """Is the other row further above the row in the second pair than in the first?"""
     gaps, told = [], []
@@ -342,7 +370,7 @@ def _scores(claim: Claim, runs: Sequence[RunResult]) -> np.ndarray:
     return np.array([score for score in scores if not np.isnan(score)])
 
 
-def _score(claim: Comparison | Near | Widens, run: RunResult) -> float:
+def _score(claim: Comparison | Near | Below | Widens, run: RunResult) -> float:
     return np.inf if run.status == "diverged" else claim.score(run)
 
 

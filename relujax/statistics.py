@@ -115,6 +115,14 @@ def differs_from_reported(values: Values, reported_mean: float, reported_std: fl
     return float(test.pvalue)
 
 
+def differs_from_constant(values: Values, constant: float) -> float:
+    """Two-sided p that the mean is not `constant`, Student's test of one sample that varies."""
+    from scipy import stats
+
+    test: Any = stats.ttest_1samp(values, constant)
+    return float(test.pvalue)
+
+
 def smallest_rank_sum_p(n: int, m: int) -> float:
     """The smallest two-sided p that n against m runs can reach: 2 / C(n + m, n), e.g. 0.0079 for 5 against 5."""
     return min(1.0, 2 / comb(n + m, n))

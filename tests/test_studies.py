@@ -15,7 +15,7 @@ from experiments import elu, proportional, resnet_elu, tanhexp
 from experiments.__main__ import STUDIES
 from relujax import datasets, figures, runner, tables
 from relujax.activations import get_activation
-from relujax.claims import Diverges, FallsFastest, LessVariance, ReachesFirst, StaysNearest, Widens, rows_of
+from relujax.claims import Below, Diverges, FallsFastest, LessVariance, ReachesFirst, StaysNearest, Widens, rows_of
 from relujax.errors import InputError
 from relujax.recipe import make_optimizer
 from relujax.study import Bars, ByDepth, Curves, Distribution, Images, Lines, Measurement, Profile, Study, adapt
@@ -140,7 +140,7 @@ def names_of(entry) -> list[tuple[str, list[str], list[str], bool]]:
     for stated in entry.claims:
         claim = stated.claim
         rows = list(rows_of(claim))
-        assert len(set(rows)) == len(rows) > (0 if isinstance(claim, Diverges) else 1), stated
+        assert len(set(rows)) == len(rows) > (0 if isinstance(claim, Diverges | Below) else 1), stated
         if isinstance(claim, LessVariance):
             continue
         if isinstance(claim, Widens):

@@ -6,6 +6,7 @@ import pytest
 from experiments import elu
 from relujax.claims import (
     Beats,
+    Below,
     Diverges,
     FallsFastest,
     LessVariance,
@@ -171,6 +172,19 @@ def test_two_rows_are_near_only_where_the_runs_say_so():
     assert judge(stated, {"A": runs(1.0), "B": runs(1.0)}).verdict is Verdict.UNDECIDED
     failing = {**near, "B": [*near["B"][:4], run(4, "diverged", loss=[1.0])]}
     assert judge(stated, failing).verdict is Verdict.NOT_REPRODUCED
+
+
+def test_a_mean_is_below_a_published_number_only_where_chance_does_not_explain_it():
+    stated = Stated(words="A is better than what was published.", claim=Below(row="A", metric="loss", value=1.0))
+    judged = judge(stated, {"A": runs(0.9, 0.95, 0.85)})  # t = −0.1 / (0.05 / √3), two degrees of freedom
+    t = 0.1 / (0.05 / 3**0.5)
+    assert judged.verdict is Verdict.NOT_REPRODUCED and judged.as_claimed
+    assert judged.p_value == pytest.approx(1 - t / (2 + t**2) ** 0.5)
+    assert judge(stated, {"A": runs(0.9, 0.91, 0.92)}).verdict is Verdict.REPRODUCED
+    assert judge(stated, {"A": runs(1.1, 1.11, 1.12)}).verdict is Verdict.NOT_REPRODUCED
+    assert judge(stated, {"A": runs(0.9)}).verdict is Verdict.UNDECIDED
+    failing = [run(0, loss=[0.9]), run(1, "diverged", loss=[0.9])]
+    assert judge(stated, {"A": failing}).verdict is Verdict.NOT_REPRODUCED
 
 
 @pytest.mark.parametrize("paired", [False, True])
