@@ -482,7 +482,8 @@ def fig_7_bottleneck110_cifar100() -> Study:
 def fig_8_bottleneck164_cifar100() -> Study:
     """Fig. 8 (Fig. 9 of the earlier paper): the same four bottleneck networks with 164 layers.
 
-    The figure is a plot without numbers. Bottlenecks have 9n + 2 layers, n = 18. 20 runs of 400 epochs.
+    The figure is a plot without numbers. Bottlenecks have 9n + 2 layers, n = 18. 20 runs of 400 epochs; the rows of 110
+    layers, against which the text holds them, are runs of Fig. 7.
 
     Deviation: how many runs a curve stands for is not stated; 5, as in the tables.
     Deviation: the shortcut where the shape changes is not stated; a 1×1 convolution without BatchNorm.
@@ -491,7 +492,7 @@ def fig_8_bottleneck164_cifar100() -> Study:
     return Study(
         source="Rethinking ReLU, Fig. 8; Training Better CNNs, Fig. 9",
         question="Which of the three ReLUs of a pre-activation bottleneck can go in a 164-layer ResNet?",
-        trials=_bottlenecks(164),
+        trials={**_bottlenecks(164), **{f"{row}, 110 layers": trial for row, trial in _bottlenecks(110).items()}},
         metrics=METRICS,
         claims=(
             *(
@@ -504,8 +505,20 @@ def fig_8_bottleneck164_cifar100() -> Study:
                 for row in ("Type 1", "Type 2")
             ),
             _better("Removing the third ReLU also improves the accuracy of baseline.", "Type 3", "baseline"),
+            *(
+                Stated(
+                    words="The improvements of 164-layer ResNet with 3:2 convolution and ReLU ratio are higher than "
+                    f"the improvements of 110-layer ResNet ({row}).",
+                    claim=Widens(
+                        narrow=Beats(row=f"{row}, 110 layers", others=("baseline, 110 layers",), metric="test_error"),
+                        wide=Beats(row=row, others=("baseline",), metric="test_error"),
+                    ),
+                )
+                for row in BOTTLENECK
+                if row != "baseline"
+            ),
         ),
-        panels=(Curves(metrics=("test_accuracy",), label="test accuracy"),),
+        panels=(Curves(metrics=("test_accuracy",), label="test accuracy", rows=tuple(BOTTLENECK)),),
     )
 
 

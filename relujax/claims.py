@@ -391,6 +391,8 @@ def _mean(values: np.ndarray) -> float:
 def _when(metric: str, epoch: Epoch) -> str:
     if not metric.startswith(("train_", "validation_", "test_")):  # measured once
         return ""
+    if metric.startswith("train_"):  # the mean over an epoch's steps
+        return " over the last epoch" if epoch == "last" else " over the best epoch"
     return " after the last epoch" if epoch == "last" else " at the best epoch"
 
 

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from relujax import bucket, catalog, datasets, obtain, preemption, records
+from relujax import bucket, catalog, datasets, obtain, preemption
 from relujax.catalog import Studies
 from relujax.errors import InputError, need
 from relujax.profile import parse_steps
@@ -195,7 +195,7 @@ def _show(studies: Studies, command: Show, workdir: Path) -> None:
     study, console = catalog.find(studies, command.study), Console()
     show(command.study, study, catalog.note(studies[command.study]), console)
     if command.time and isinstance(study, Study):
-        show_times(study, records.read_results(workdir, study.trials, study.runs), console)
+        show_times(study, workdir, console)
 
 
 def _run(studies: Studies, command: Run) -> int:

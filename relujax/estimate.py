@@ -17,16 +17,20 @@ STEPS = {"step": 4, "epoch": 200}  # that are timed together, by what one call o
 
 
 def seconds_of(trial: Trial, runs: int, options: Options | None = None) -> float:
-    """Seconds that so many runs of the trial will take: their steps and evaluations, on noise; compiling left out."""
+    """Seconds that so many runs of the trial will take: their steps and evaluations, on noise.
+
+    Left out: compiling, the trial that it starts from, and reading the images of a set that fits no device.
+    """
     options = options or Options()
     one_cpu_device_per_core(options.devices)
     facts, size = datasets.facts_of(trial.data), trial.recipe.batch_size
-    groups = batches_of_runs(range(runs), mesh_of(trial, runs, options), alone=getattr(facts, "large", False))
+    streamed = getattr(facts, "large", False)
+    groups = batches_of_runs(range(runs), mesh_of(trial, runs, options), alone=streamed)
     mesh = mesh_of(trial, len(groups[0]), options)
-    steps = STEPS[dispatch(trial, mesh, facts.shape, False, options.calls).per_call]
+    steps = STEPS[dispatch(trial, mesh, facts.shape, streamed, options.calls).per_call]
     train = _noise(trial, steps * size)
-    images = jax.device_put(train, everywhere(mesh))
-    programs = compile_programs(trial, mesh, images.images.shape, calls=options.calls)
+    images = train if streamed else jax.device_put(train, everywhere(mesh))
+    programs = compile_programs(trial, mesh, images.images.shape, streamed, calls=options.calls)
     seeds = jax.device_put(np.arange(len(groups[0]), dtype=np.int32), over_runs(mesh))
     states = programs.init(seeds, images.take(np.arange(1)))
 
@@ -46,10 +50,14 @@ def seconds_of(trial: Trial, runs: int, options: Options | None = None) -> float
     return len(groups) * trial.recipe.length.count * an_epoch
 
 
-def seconds_taken(runs: Iterable[RunResult]) -> tuple[float, int]:
-    """Seconds that runs which have ended took, and how many those are; runs at once share theirs."""
-    ended = [run for run in runs if run.status == "done"]
-    return float(sum(run.curve("seconds").sum() for run in ended)), len(ended)
+def seconds_taken(phases: Iterable[Iterable[RunResult]]) -> tuple[float, int]:
+    """Seconds that the runs of a trial's last phase which have ended took with all phases, and how many those are.
+
+    Runs at once share theirs.
+    """
+    every = [{run.seed: run for run in runs} for runs in phases]
+    ended = [seed for seed, run in every[-1].items() if run.status == "done"]
+    return float(sum(runs[seed].curve("seconds").sum() for runs in every for seed in ended)), len(ended)
 
 
 def _noise(trial: Trial, count: int) -> Split:

@@ -9,7 +9,7 @@ import numpy as np
 from relujax import records
 from relujax.claims import Results, Verdict, variance_over_epochs
 from relujax.study import Entry, Study, rehearsal_reasons
-from relujax.tables import NOTHING, escape_markdown, judgements, table
+from relujax.tables import NOTHING, escape_markdown, judgements, table_cells
 from relujax.trial import RunResult, describe, trial_id
 
 SHOWN = 4  # rows of a study in the overview
@@ -22,8 +22,8 @@ def overview(root: Path, folder: str, studies: Mapping[str, Entry]) -> str:
     """
     lines = ["| study | ours | the paper's | n | verdict | device, hours |", "|" + " --- |" * 6]
     for path, found, runs in _recorded(root / folder):
-        header, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in found["table"]]
-        rows = [dict(zip(header, row)) for row in rows[1:]]  # a line of dashes comes first
+        header, *rows = found["table"]
+        rows = [dict(zip(header, row)) for row in rows]
         metric = header[1]  # or, where no run of any row was finished, what follows the metrics
         known = [row for row in rows if metric not in ("n", "paper") and row[metric] != NOTHING]
         ours = "; ".join(f"{row['']} {row[metric]}" for row in known[:SHOWN]) + ("; …" if len(known) > SHOWN else "")
@@ -35,8 +35,8 @@ def overview(root: Path, folder: str, studies: Mapping[str, Entry]) -> str:
         hours = sum(sum(run["curves"].get("seconds", ())) for run in runs) / 3600
         cells = [
             f"[{escape_markdown(found['source'])}]({path.relative_to(root)})" + _if_outdated(found, studies),
-            f"{metric}: {ours}" if known else "none, every run that ended diverged",
-            "; ".join(printed) or NOTHING,
+            escape_markdown(f"{metric}: {ours}") if known else "none, every run that ended diverged",
+            escape_markdown("; ".join(printed)) or NOTHING,
             ", ".join(counts) or str(sum(run["status"] != "unfinished" for run in runs)),
             _verdict(found),
             f"{device}, {hours:.1f}" if hours >= 0.05 else device,
@@ -108,12 +108,13 @@ def _if_outdated(found: Mapping[str, Any], studies: Mapping[str, Entry]) -> str:
 
 def record(study: Entry, name: str, results: Results) -> dict[str, Any]:
     """A study's runs as JSON data small enough to commit: settings, curves, verdicts and circumstances."""
+    header, rows = table_cells(study, results)
     return {
         "study": name,
         "source": study.source,
         "question": study.question,
         "rehearsal": list(rehearsal_reasons(study, results)),
-        "table": table(study, results, "markdown").splitlines(),
+        "table": [header, *rows],
         "claims": [
             {
                 "words": each.stated.words,

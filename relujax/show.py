@@ -1,6 +1,7 @@
 """What `show` prints of a study: counts and costs of its networks, in what its rows differ, and what they share."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -8,14 +9,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from relujax import datasets
-from relujax.claims import Results
 from relujax.data import input_shape
 from relujax.estimate import seconds_of, seconds_taken
 from relujax.layers import count
 from relujax.progress import duration
+from relujax.records import read_results
+from relujax.runner import phases
 from relujax.study import Entry, Study
 from relujax.tables import NOTHING, grid
-from relujax.trial import describe
+from relujax.trial import describe, trial_id
 
 COSTS = (
     "MFLOPs: of one image forward, two per multiply-add of the convolution (H' W' C' k² C / groups) and dense (C' C) "
@@ -38,20 +40,23 @@ def show(name: str, study: Entry, note: str, console: Console) -> None:
     console.print(note, style="dim", highlight=False)
 
 
-def show_times(study: Study, results: Results, console: Console) -> None:
-    """Prints for each row how long it will take on this device, and how long its runs took that are done."""
-    rows, total = [], 0.0
+def show_times(study: Study, workdir: Path, console: Console) -> None:
+    """Prints for each row how long it will take on this device, and how long its runs took that `workdir` holds."""
+    rows, expected = [], dict[str, float]()  # seconds of each trial, which several rows may need
     with console.status("taking a few steps") as status:
         for label, trial in study.trials.items():
             status.update(f"taking a few steps of {label}")
-            expected = seconds_of(trial, study.runs)
-            took, runs = seconds_taken(results.get(label, ()))
-            total += expected
-            near = f"{took / (expected * runs / study.runs):.2f}" if runs else NOTHING
-            rows.append([label, duration(expected), duration(took) if runs else NOTHING, str(runs), near])
+            needed = {trial_id(phase): phase for phase in phases([trial])}
+            for name, phase in needed.items():
+                if name not in expected:
+                    expected[name] = seconds_of(phase, study.runs)
+            will = sum(expected[name] for name in needed)
+            took, runs = seconds_taken(read_results(workdir, needed, study.runs).values())
+            near = f"{took / (will * runs / study.runs):.2f}" if runs else NOTHING
+            rows.append([label, duration(will), duration(took) if runs else NOTHING, str(runs), near])
     header = ["row", f"{study.runs} runs will take", "took", "runs", "took / expected"]
     console.print(grid(header, rows, width=console.width))
-    console.print(f"In all about {duration(total)}, compiling left out; rows that share runs are counted twice.")
+    console.print(f"In all about {duration(sum(expected.values()))}, compiling left out; what rows share counts once.")
 
 
 def _show_trials(study: Study, console: Console) -> None:

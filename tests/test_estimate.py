@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from relujax import estimate
+from relujax import datasets, estimate
 from relujax.data import Data, UnitRange
 from relujax.models.mlp import MLP
 from relujax.recipe import Constant, Epochs, Recipe, Sgd
@@ -27,9 +29,29 @@ def test_the_expected_time_counts_steps_evaluations_epochs_and_runs(monkeypatch)
     assert estimate.seconds_of(TRIAL, 3, estimate.Options(devices=2)) == pytest.approx(expected)
 
 
-def test_what_runs_took_is_summed_over_those_that_have_ended():
-    def run(status, *seconds):
-        history = tuple({"seconds": second} for second in seconds)
-        return RunResult(trial_id="t", seed=0, status=status, history=history)
+def test_images_that_fit_no_device_are_handed_out_step_by_step(monkeypatch):
+    facts = replace(datasets.facts_of(TRIAL.data), large=True)
+    monkeypatch.setattr(datasets, "facts_of", lambda data: facts)
+    seen = []
 
-    assert estimate.seconds_taken([run("done", 1.5, 2.0), run("done", 3.0), run("unfinished", 100.0)]) == (6.5, 2)
+    def taken(calls, **_):
+        for call in calls.values():
+            seen.append(call())
+        return {"steps": np.array([2.0]), "evaluation": np.array([1.0])}
+
+    monkeypatch.setattr(estimate, "seconds_per_call", taken)
+    # Four steps are timed instead of 200, and each run is a group of its own.
+    expected = 3 * 3 * (13 * 2.0 / 4 + 137 / 400 * 1.0)
+    assert estimate.seconds_of(TRIAL, 3, estimate.Options(devices=2)) == pytest.approx(expected)
+    assert seen[0].tolist() == [4]
+
+
+def test_what_runs_took_is_summed_over_the_phases_of_those_that_have_ended():
+    def run(seed, status, *seconds):
+        history = tuple({"seconds": second} for second in seconds)
+        return RunResult(trial_id="t", seed=seed, status=status, history=history)
+
+    first = [run(0, "done", 1.0), run(1, "done", 10.0), run(2, "done", 1000.0)]
+    second = [run(0, "done", 1.5, 2.0), run(1, "done", 3.0), run(2, "unfinished", 100.0)]
+    assert estimate.seconds_taken([second]) == (6.5, 2)
+    assert estimate.seconds_taken([first, second]) == (17.5, 2)
