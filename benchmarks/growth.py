@@ -8,7 +8,10 @@ and layer for depth 20 to 164. Times are medians; the sizes of one table take tu
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from relujax.data import Data, UnitRange
-from relujax.layers import count
+from relujax.layers import count, remat_blocks
 from relujax.models.dfn_mr import DFNMR
 from relujax.models.mlp import MLP
 from relujax.models.preact_resnet import PreActResNet
@@ -26,7 +29,7 @@ from relujax.models.resnet import ResNet
 from relujax.recipe import Constant, Epochs, Recipe, Sgd
 from relujax.sharding import everywhere, make_mesh, one_cpu_device_per_core, over_runs
 from relujax.timing import seconds_per_call
-from relujax.train import CPU_CONVOLUTIONS, Split, compile_programs, init_state, make_optimizer, train_step
+from relujax.train import CPU_CONVOLUTIONS, Split, TrainState, compile_programs, init_state, make_optimizer, train_step
 from relujax.trial import Trial
 
 ROOT = Path(__file__).parents[1]
@@ -63,16 +66,22 @@ def epochs(trial: Trial, images: Split, runs: int = 1) -> Callable[[], object]:
 
 def memory(model, batch_size: int) -> tuple[int, int]:
     """Bytes that a compiled train step holds beside its state, and those foretold: the activations of the batch."""
-    trial = trial_of(model, batch_size)
-    optimizer = make_optimizer(trial.recipe, 1)
-    batch = jax.eval_shape(lambda: noise(batch_size, (32, 32, 3)))
-    state = jax.eval_shape(lambda: init_state(trial, optimizer, jax.numpy.array(0), noise(1, (32, 32, 3)).images))
-    options = CPU_CONVOLUTIONS if jax.default_backend() == "cpu" else None
-    step = jax.jit(
-        lambda state, batch: train_step(trial, optimizer, state, batch, jax.random.key(0)), compiler_options=options
-    )
-    held = step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+    held = step_of(trial_of(model, batch_size))[0].memory_analysis().temp_size_in_bytes
     return held, batch_size * count(model, (1, 32, 32, 3)).activation_bytes
+
+
+def step_of(trial: Trial, remat: bool = False) -> tuple[Any, tuple[TrainState, Split]]:
+    """A compiled train step of a network for CIFAR, and the state and batch to call it with."""
+    optimizer = make_optimizer(trial.recipe, 1)
+    batch = noise(trial.recipe.batch_size, (32, 32, 3))
+    state = jax.jit(partial(init_state, trial, optimizer))(jax.numpy.array(0), batch.images)
+
+    def step(state: TrainState, batch: Split) -> Any:
+        with remat_blocks() if remat else nullcontext():
+            return train_step(trial, optimizer, state, batch, jax.random.key(0))
+
+    options = CPU_CONVOLUTIONS if jax.default_backend() == "cpu" else None
+    return jax.jit(step, compiler_options=options).lower(state, batch).compile(), (state, batch)
 
 
 def main(repeats: int = 5, output: Path = ROOT / "results" / "benchmarks") -> None:

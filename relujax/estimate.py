@@ -30,7 +30,8 @@ def seconds_of(trial: Trial, runs: int, options: Options | None = None) -> float
     steps = STEPS[dispatch(trial, mesh, facts.shape, streamed, options.calls).per_call]
     train = _noise(trial, steps * size)
     images = train if streamed else jax.device_put(train, everywhere(mesh))
-    programs = compile_programs(trial, mesh, images.images.shape, streamed, calls=options.calls)
+    shape = images.images.shape
+    programs = compile_programs(trial, mesh, shape, streamed, calls=options.calls, remat=options.remat)
     seeds = jax.device_put(np.arange(len(groups[0]), dtype=np.int32), over_runs(mesh))
     states = programs.init(seeds, images.take(np.arange(1)))
 

@@ -7,7 +7,8 @@ BatchNorm statistics.
 Deviation: BatchNorm's running variance is that of the batch, as in MXNet and Keras; Torch's is n/(n−1) times that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -155,6 +156,33 @@ def settle(x: Array) -> Array:
     a step's time grew with the square of the depth.
     """
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+
+
+@contextmanager
+def remat_blocks() -> Iterator[None]:
+    """Gradients taken within keep what goes from block to block only, and compute the rest again, block by block.
+
+    A block is a module directly below the network that is more than one layer  (Chen et al. 2016, arXiv:1604.06174).
+    """
+    within: set[tuple[str, ...]] = set()
+
+    def around(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+        block, path = context.module, context.module.path
+        single = isinstance(block, (*LAYERS, nn.BatchNorm, nn.Dropout, Activation))
+        if context.method_name != "__call__" or len(path) != 1 or single or path in within:
+            return call(*args, **kwargs)
+
+        def again(block: nn.Module, *args: Any) -> Any:
+            within.add(path)
+            try:
+                return block(*args, **kwargs)  # which comes by here once more
+            finally:
+                within.discard(path)
+
+        return nn.remat(again)(block, *args)
+
+    with nn.intercept_methods(around):
+        yield
 
 
 def watch(model: nn.Module, variables: Any, images: Array) -> dict[str, Array]:

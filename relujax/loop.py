@@ -37,6 +37,7 @@ class Options:
     tensorboard: bool = False  # also write TensorBoard events, into workdir/tensorboard
     checkpoint_every: float = 300.0  # seconds
     calls: Calls = "auto"  # how much one call of a compiled program trains, see `train.dispatch`
+    remat: bool = False  # compute blocks again for the gradient, see `layers.remat_blocks`: less memory, more time
     profile: tuple[int, int] | None = None  # trace the steps from … up to … into workdir/profile
 
 
@@ -88,7 +89,8 @@ def train(
     # Where images are held out, the test images are read once, at the end.
     watched = "validation" if "validation" in parts else "test"
     others = {watched: _placed(parts[watched], mesh)}
-    programs = compile_programs(trial, mesh, train.images.shape, isinstance(train, Streamed), calls=options.calls)
+    shape, streamed = train.images.shape, isinstance(train, Streamed)
+    programs = compile_programs(trial, mesh, shape, streamed, calls=options.calls, remat=options.remat)
     seeds = hosts.place(np.array(list(directories), np.int32), over_runs(mesh))
     epochs, steps = trial.recipe.length.count, len(train) // trial.recipe.batch_size
     step = start

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from relujax.data import Transform, as_evaluated, augment, input_shape
 from relujax.errors import InputError
 from relujax.hosts import gather, place
-from relujax.layers import is_convolutional, watch
+from relujax.layers import is_convolutional, remat_blocks, watch
 from relujax.recipe import losses, make_optimizer, mistakes
 from relujax.sharding import on_cpu, over_batch, over_batches, over_runs, split_batch
 from relujax.trial import Trial
@@ -250,11 +250,18 @@ def dispatch(trial: Trial, mesh: Mesh, image: tuple[int, ...], streamed: bool, c
 
 
 def compile_programs(
-    trial: Trial, mesh: Mesh, train_shape: tuple[int, ...], streamed: bool = False, *, calls: Calls = "auto"
+    trial: Trial,
+    mesh: Mesh,
+    train_shape: tuple[int, ...],
+    streamed: bool = False,
+    *,
+    calls: Calls = "auto",
+    remat: bool = False,
 ) -> Programs:
     """The trial's programs for `mesh` and training images (N, H, W, C); each compiles when it is first called.
 
-    Of `streamed` splits, as wherever steps are called one by one, the host hands out batch by batch.
+    Of `streamed` splits, as wherever steps are called one by one, the host hands out batch by batch. `remat` computes
+    blocks again for the gradient, see `layers.remat_blocks`: less memory, more time.
     """
     count, *image = train_shape
     steps = count // trial.recipe.batch_size
@@ -270,6 +277,9 @@ def compile_programs(
             compiler_options=how.compiler_options,
         )
 
+    def training(function: Callable) -> Callable:
+        return remat_blocks()(function) if remat else function
+
     def init(seed: Array, train: Split) -> TrainState:
         return init_state(trial, optimizer, seed, train.images)
 
@@ -278,7 +288,7 @@ def compile_programs(
         return _of_epoch(state, steps, found) | probe(trial, state, train)
 
     if how.per_call == "epoch":
-        whole = compiled(partial(train_epoch, trial, optimizer), shared=1, donated=(0,))
+        whole = compiled(training(partial(train_epoch, trial, optimizer)), shared=1, donated=(0,))
         return Programs(
             init=compiled(init, shared=1),
             epoch=lambda states, seeds, train, pause: whole(states, seeds, train),
@@ -286,7 +296,7 @@ def compile_programs(
             steps_per_call=steps,
         )
     order_of = compiled(partial(epoch_order, trial, count), shared=0)
-    one_step = compiled(partial(next_step, trial, optimizer, steps), shared=0, donated=(0,))
+    one_step = compiled(training(partial(next_step, trial, optimizer, steps)), shared=0, donated=(0,))
     sums_of = compiled(partial(eval_step, trial), shared=2)
     watched = compiled(partial(probe, trial), shared=1)
 

@@ -40,8 +40,7 @@ def test_images_that_fit_no_device_are_handed_out_step_by_step(monkeypatch):
         return {"steps": np.array([2.0]), "evaluation": np.array([1.0])}
 
     monkeypatch.setattr(estimate, "seconds_per_call", taken)
-    # Four steps are timed instead of 200, and each run is a group of its own.
-    expected = 3 * 3 * (13 * 2.0 / 4 + 137 / 400 * 1.0)
+    expected = 2 * 3 * (13 * 2.0 / 4 + 137 / 400 * 1.0)  # as above, but four steps are timed instead of 200
     assert estimate.seconds_of(TRIAL, 3, estimate.Options(devices=2)) == pytest.approx(expected)
     assert seen[0].tolist() == [4]
 
