@@ -42,7 +42,7 @@ def test_images_that_fit_no_device_are_handed_out_step_by_step(monkeypatch):
     monkeypatch.setattr(estimate, "seconds_per_call", taken)
     expected = 2 * 3 * (13 * 2.0 / 4 + 137 / 400 * 1.0)  # as above, but four steps are timed instead of 200
     assert estimate.seconds_of(TRIAL, 3, estimate.Options(devices=2)) == pytest.approx(expected)
-    assert seen[0].tolist() == [4]
+    assert seen[0].tolist() == [4, 4]
 
 
 def test_what_runs_took_is_summed_over_the_phases_of_those_that_have_ended():
