@@ -149,8 +149,11 @@ def _plain(value: Any) -> Any:
         return value.co_code.hex(), value.co_names, [*map(_plain, value.co_consts)]
     if isinstance(value, Mapping):
         return [(name, _plain(each)) for name, each in value.items()]
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [*map(_plain, value)]
+    if isinstance(getattr(value, "dtype", None), np.dtype):  # an array of NumPy or JAX
+        array = np.asarray(value)
+        return array.dtype.name, array.shape, hashlib.sha256(array.tobytes()).hexdigest()
     if isinstance(value, frozenset):  # its order is another one in every process
         return sorted(map(repr, value))
     plain = value is None or isinstance(value, str | bytes | int | float | complex)

@@ -3,6 +3,7 @@ from functools import partial
 from types import FunctionType
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 
@@ -51,7 +52,9 @@ def test_another_formula_under_the_same_name_is_another_run(monkeypatch):
     assert own(partial(leaky_relu, negative_slope=0.1)) != own(partial(leaky_relu, negative_slope=0.2))
     assert own(jnp.tanh) == own(jnp.tanh)
     assert len({own(lambda x: x + 1), own(lambda x: x + 2), own(lambda x, a=1: x + a), own(lambda x, a=2: x + a)}) == 4
-    assert len({own(times(1)), own(times(2)), own(times(jnp.float32(2)))}) == 3
+    assert len({own(times(1)), own(times(2)), own(times(jnp.float32(2))), own(times(jnp.float32(3)))}) == 4
+    table = np.arange(5.0)
+    assert own(times(table)) == own(times(table.copy())) != own(times(table + 1)) and own(times([1])) != own(times([2]))
     assert own(smooth(lambda x: x + 1)) != own(smooth(lambda x: x + 2))
     shipped = trial_id(trial("relu"))
     monkeypatch.setitem(ACTIVATIONS, "relu", jnp.tanh)
