@@ -178,7 +178,8 @@ def _fit(
         dataset = datasets.load_images(trial.data, _path(options.data_dir))
         parts = loop.splits(trial, dataset)
         with records.locked(directories[seed] for seed in pending) if first else nullcontext():
-            steps = hosts.agreed(np.array([_begun(directories[seed], trial) if first else 0 for seed in pending]))
+            begun = [_begun(workdir, trial, seed, dataset) if first else 0 for seed in pending]
+            steps = hosts.agreed(np.array(begun))
             progressed: dict[int, list[int]] = {}
             for seed, step in zip(pending, map(int, steps)):
                 if step >= 0:
@@ -195,12 +196,29 @@ def _fit(
     return [run for seed in seeds if (run := records.read_run(directories[seed], trial, seed)) is not None]
 
 
-def _begun(directory: Path, trial: Trial) -> int:
+def _begun(workdir: Path, trial: Trial, seed: int, dataset: datasets.Dataset) -> int:
     """Opens a run that is locked; the step to go on from, −1 if another process has ended it before we had the lock."""
+    directory = records.run_directory(workdir, trial, seed)
     if records.is_finished(directory):
         return -1
     records.open_run(directory, trial)
-    return newest(directory)
+    step = newest(directory)
+    if step:
+        _check_data(directory, dataset)
+    elif trial.start_from is not None:
+        _check_data(records.run_directory(workdir, trial.start_from, seed), dataset)
+    return step
+
+
+def _check_data(begun: Path, dataset: datasets.Dataset) -> None:
+    """Refuses to go on from a run that was trained on other images of the same name."""
+    path = begun / "environment.json"
+    then = records.read_json(path) if path.exists() else {}
+    if then.get("dataset_digest", dataset.digest) != dataset.digest:
+        raise InputError(
+            f"{begun} was trained on {then['dataset']}, SHA-256 {then['dataset_digest'][:12]}…, and this is "
+            f"{dataset.label}, {dataset.digest[:12]}…: use another workdir, or the --data-dir that it began with"
+        )
 
 
 def check(trial: Trial) -> None:

@@ -287,14 +287,6 @@ def compile_programs(
         found = {part: evaluate(trial, state, images) for part, images in others.items()}
         return _of_epoch(state, steps, found) | probe(trial, state, train)
 
-    if how.per_call == "epoch":
-        whole = compiled(training(partial(train_epoch, trial, optimizer)), shared=1, donated=(0,))
-        return Programs(
-            init=compiled(init, shared=1),
-            epoch=lambda states, seeds, train, pause: whole(states, seeds, train),
-            measure=compiled(measure, shared=2),
-            steps_per_call=steps,
-        )
     order_of = compiled(partial(epoch_order, trial, count), shared=0)
     one_step = compiled(training(partial(next_step, trial, optimizer, steps)), shared=0, donated=(0,))
     sums_of = compiled(partial(eval_step, trial), shared=2)
@@ -330,7 +322,16 @@ def compile_programs(
             sums.append(sums_of(states, *batch))
         return jax.tree.map(lambda *values: np.sum(values, axis=0) / len(images), *gather(sums))
 
-    return Programs(compiled(init, shared=1), epoch_step_by_step, measure_in_turn, steps_per_call=1)
+    if how.per_call == "step":
+        return Programs(compiled(init, shared=1), epoch_step_by_step, measure_in_turn, steps_per_call=1)
+    whole = compiled(training(partial(train_epoch, trial, optimizer)), shared=1, donated=(0,))
+
+    def rest_of_epoch(states: TrainState, seeds: Array, train: Split, pause: Callable[[], bool]) -> TrainState:
+        if int(gather(states.step)[0]) % steps:  # stopped within it, by programs that take steps one by one
+            return epoch_step_by_step(states, seeds, train, pause)
+        return whole(states, seeds, train)
+
+    return Programs(compiled(init, shared=1), rest_of_epoch, compiled(measure, shared=2), steps_per_call=steps)
 
 
 def _on_host(images: Split | Streamed) -> Split | Streamed:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import STUDIES
-from relujax import loop, records, runner
+from relujax import datasets, loop, records, runner
 from relujax.checkpoint import Checkpoints, newest
 from relujax.cli import main
 from relujax.data import Data, Flip, UnitRange
@@ -102,6 +103,41 @@ def test_a_signal_ends_within_a_step_and_the_same_call_ends_the_same(
     runner.fit(trial, seeds=(0, 1), workdir=tmp_path)
     for seed in (0, 1):
         jax.tree.map(np.testing.assert_array_equal, outcome(trial, tmp_path, seed), outcome(trial, uninterrupted, seed))
+
+
+def test_a_run_that_was_stopped_within_an_epoch_goes_on_where_an_epoch_is_one_program(
+    uninterrupted, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patched, pytest.raises(Preempted):
+        signalled(patched, 7, signal.SIGTERM)
+        runner.fit(DENSE, seeds=(0,), workdir=tmp_path, calls="step")
+    runner.fit(DENSE, seeds=(0,), workdir=tmp_path)
+    history, state = outcome(DENSE, tmp_path, 0)
+    expected, expected_state = outcome(DENSE, uninterrupted, 0)
+    assert [epoch["step"] for epoch in history] == [11, 22]
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), (history, state), (expected, expected_state)
+    )
+
+
+def test_a_run_does_not_go_on_with_other_images_of_the_same_name(tmp_path, monkeypatch):
+    load, later = datasets.load, replace(DENSE, start_from=DENSE)
+
+    def refused():
+        with (
+            monkeypatch.context() as patched,
+            pytest.raises(InputError, match=r"trained on digits.*use another workdir"),
+        ):
+            other = {"label": "digits, drawn anew", "digest": "f" * 64}
+            patched.setattr(datasets, "load", lambda *given: replace(load(*given), **other))
+            runner.fit(later, seeds=(0,), workdir=tmp_path)
+
+    with monkeypatch.context() as patched, pytest.raises(Preempted):
+        signalled(patched, 1, signal.SIGTERM)
+        runner.fit(later, seeds=(0,), workdir=tmp_path)
+    refused()
+    runner.fit(DENSE, seeds=(0,), workdir=tmp_path)
+    refused()
 
 
 def test_a_checkpoint_after_every_step_changes_nothing(uninterrupted, tmp_path):

@@ -142,7 +142,7 @@ def test_the_epoch_is_compiled_once(digits):
     for _ in range(3):
         states = programs.epoch(states, seeds, digits, never)
         programs.measure(states, digits, {})
-    assert [program._cache_size() for program in compiled] == [1] * 3
+    assert sorted(program._cache_size() for program in compiled)[-4:] == [0, 1, 1, 1]  # and none step by step
 
 
 def test_the_probe_sees_the_network_after_the_epoch(digits):
