@@ -97,10 +97,8 @@ def newest(directory: Path) -> int:
 
     Raises InputError where there are checkpoints and all are damaged: a run never starts again unasked.
     """
-    folder = directory / "checkpoints"
-    steps = sorted((int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()), reverse=True)
     damages = []
-    for step in steps:
+    for step in sorted(saved(directory), reverse=True):
         if not (damage := _damage(directory, step)):
             return step
         damages.append(damage)
@@ -110,6 +108,11 @@ def newest(directory: Path) -> int:
         aside = directory / "damaged"
         raise InputError(f"every checkpoint of {directory} is damaged, see {aside}; remove {directory} to start again")
     return 0
+
+
+def saved(directory: Path) -> list[int]:
+    """The steps of which a run holds checkpoints, whole or not."""
+    return [int(path.name) for path in (directory / "checkpoints").glob("[0-9]*") if path.name.isdigit()]
 
 
 def _seal(directory: Path, step: int) -> None:

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from relujax import statistics
+from relujax.errors import InputError
+from relujax.statistics import mean
 from relujax.trial import RunResult
 
 Results = Mapping[str, Sequence[RunResult]]  # row label → its runs, by seed
@@ -175,6 +177,11 @@ class Widens:
     narrow: Beats | FallsFastest
     wide: Beats | FallsFastest  # of other rows, otherwise the same
 
+    def __post_init__(self) -> None:
+        rows = {"row": self.narrow.row, "others": self.narrow.others}
+        if len(rows_of(self)) != 4 or replace(self.wide, **rows) != self.narrow:
+            raise InputError(f"Widens compares two leads over one row each that differ in their rows alone; got {self}")
+
     def score(self, run: RunResult) -> float:
         return self.narrow.score(run)
 
@@ -293,7 +300,7 @@ def _judge_comparison(claim: Comparison, ended: Results, scores: Mapping[str, np
         claim = replace(
             claim, epochs=min(claim.epochs, max(len(run.history) for runs in ended.values() for run in runs))
         )
-    means = {row: _mean(values) for row, values in scores.items()}
+    means = {row: mean(values) for row, values in scores.items()}
     listed = ", ".join(f"{row} {means[row]:.4g} (n={len(scores[row])})" for row in scores)
     direction = "as claimed" if lower else "not as claimed"
     if lower != all(means[claim.row] < means[other] for other in claim.others):
@@ -307,25 +314,25 @@ def _judge_nearness(claim: Near, ours: np.ndarray, theirs: np.ndarray) -> _Outco
 
     Undecided where runs scatter so much that even equal means would fail them.
     """
-    gap = f"{_words(claim.metric)}{_when(claim.metric, claim.epoch)}: {claim.row} {_mean(ours):.4g} (n={len(ours)}), "
-    gap += f"{claim.other} {_mean(theirs):.4g} (n={len(theirs)}); "
+    gap = f"{_words(claim.metric)}{_when(claim.metric, claim.epoch)}: {claim.row} {mean(ours):.4g} (n={len(ours)}), "
+    gap += f"{claim.other} {mean(theirs):.4g} (n={len(theirs)}); "
     if not np.isfinite([*ours, *theirs]).all():
         return _Outcome(True, False, f"{gap}not as claimed, for runs diverged", None)
-    near = abs(_mean(ours) - _mean(theirs)) <= claim.margin
+    near = abs(mean(ours) - mean(theirs)) <= claim.margin
     gap += f"{'' if near else 'not '}within ± {claim.margin:g}, "
     if min(len(ours), len(theirs)) < 2:
         return _Outcome(False, near, f"{gap}too few runs for a test", None)
     p_value = statistics.equivalence(ours, theirs, claim.margin)
-    reachable = statistics.equivalence(ours - _mean(ours), theirs - _mean(theirs), claim.margin)
+    reachable = statistics.equivalence(ours - mean(ours), theirs - mean(theirs), claim.margin)
     return _Outcome(reachable <= LEVEL, near, f"{gap}p = {p_value:.2g}", p_value)
 
 
 def _judge_below(claim: Below, ours: np.ndarray) -> _Outcome:
     """Student's test of one sample: is the mean below the value?"""
-    finding = f"{_words(claim.metric)}{_when(claim.metric, claim.epoch)}: {claim.row} {_mean(ours):.4g} (n={len(ours)})"
+    finding = f"{_words(claim.metric)}{_when(claim.metric, claim.epoch)}: {claim.row} {mean(ours):.4g} (n={len(ours)})"
     if not np.isfinite(ours).all():
         return _Outcome(True, False, f"{finding}; not as claimed, for runs diverged", None)
-    below = _mean(ours) < claim.value
+    below = mean(ours) < claim.value
     finding += f"; {'' if below else 'not '}below {claim.value:g}, "
     if not statistics.std(ours) > 0:
         return _Outcome(False, below, f"{finding}no test of one run, or of equal ones", None)
@@ -342,7 +349,7 @@ def _judge_widening(claim: Widens, ended: Results) -> _Outcome:
         if not ours:
             return _Outcome(False, False, f"no seed ended in both {row} and {other}", None)
         gaps.append(np.subtract(theirs, ours))
-        told.append(f"{other} less {row} {_mean(gaps[-1]):.3g} (n={len(ours)})")
+        told.append(f"{other} less {row} {mean(gaps[-1]):.3g} (n={len(ours)})")
     finding = f"{claim.narrow.quantity}: {', '.join(told)}"
     wider = statistics.rank_shift(*gaps) < 0
     direction = "as claimed" if wider else "not as claimed"
@@ -365,7 +372,8 @@ def _judge_failure(claim: Diverges, failed: np.ndarray) -> _Outcome:
 def _scores(claim: Claim, runs: Sequence[RunResult]) -> np.ndarray:
     """One score per finished run; a diverged run scores worst, so that it cannot make its row look better."""
     if isinstance(claim, Diverges):
-        return np.array([claim.failed(run) for run in runs])
+        known = [run for run in runs if run.status == "diverged" or np.isfinite(run.curve(claim.metric)).any()]
+        return np.array([claim.failed(run) for run in known], bool)
     scores = [_score(claim, run) for run in runs]
     return np.array([score for score in scores if not np.isnan(score)])
 
@@ -382,10 +390,6 @@ def _pairs(
     both = [(_score(claim, run), other[run.seed]) for run in ours if run.seed in other]
     both = [pair for pair in both if np.isfinite(pair).any() and not np.isnan(pair).any()]
     return [a for a, _ in both], [b for _, b in both]
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.mean(values))
 
 
 def _when(metric: str, epoch: Epoch) -> str:

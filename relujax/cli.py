@@ -1,8 +1,9 @@
-"""The command line: list · show · run · watch · report · data. It owns nothing; every command is one public call."""
+"""The command line: list · show · run · watch · report · data. It holds flags and words; the work is others'."""
 
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from relujax import bucket, catalog, datasets, obtain, preemption
 from relujax.catalog import Studies
 from relujax.errors import InputError, need
 from relujax.profile import parse_steps
-from relujax.study import Measurement, Study, adapt
+from relujax.study import Entry, Measurement, Study, adapt
 from relujax.trial import Trial
 
 FAILED = 1  # exit status: an error stopped some of the runs
@@ -239,6 +240,8 @@ def _run(studies: Studies, command: Run) -> int:
             raise InputError(f"with Ray the workdir must be a folder that all nodes see; got {command.workdir}")
         launch.parse(command.resources)
         jax.config.update("jax_platforms", "cpu")  # the accelerators of this machine are for the tasks
+        if command.devices:
+            raise InputError("with Ray, --resources says what a task may use: leave --devices out")
     elif command.address or command.resources:
         raise InputError("--address and --resources say where Ray trains: add --launcher ray, or leave them out")
     who = (command.coordinator, command.processes, command.process)
@@ -269,7 +272,7 @@ def _run(studies: Studies, command: Run) -> int:
                 failures += [
                     f"{label}, seed {run.seed}: {run.failure}" for run in results.get(label, ()) if run.failure
                 ]
-        _write_report(studies, workdir, command.workdir)
+        _write_report(studies, _held(studies, workdir), workdir, command.workdir)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return FAILED if failures else 0
@@ -284,9 +287,10 @@ def _watch(command: Watch, workdir: Path) -> None:
 def _report(studies: Studies, command: Report, workdir: Path) -> None:
     from relujax import report, tables
 
-    console = Console()
-    names = [command.study] if command.study else list(studies)
-    found = {name: study for name in names if (study := catalog.as_run(studies, name, workdir))}
+    console, held = Console(), _held(studies, workdir)
+    if command.study:
+        catalog.find(studies, command.study)
+    found = {name: study for name, study in held.items() if command.study in (None, name)}
     if not found:
         raise InputError(f"{command.workdir} holds no run of {command.study or 'any study'}: run one first")
     for name, study in found.items():
@@ -294,12 +298,16 @@ def _report(studies: Studies, command: Report, workdir: Path) -> None:
         console.print(tables.summary(study, results, console.width))
         if command.record:
             report.write_record(study, name, results, command.record)
-    _write_report(studies, workdir, command.workdir)
+    _write_report(studies, held, workdir, command.workdir)
 
 
-def _write_report(studies: Studies, workdir: Path, shown: str) -> None:
+def _held(studies: Studies, workdir: Path) -> dict[str, Entry]:
+    """The studies of which the workdir holds something, as they were run there."""
+    return {name: study for name in studies if (study := catalog.as_run(studies, name, workdir))}
+
+
+def _write_report(studies: Studies, held: Mapping[str, Entry], workdir: Path, shown: str) -> None:
     from relujax import report
 
-    found = {name: study for name in studies if (study := catalog.as_run(studies, name, workdir))}
-    notes = {name: catalog.note(studies[name]) for name in found}
-    print(f"report: {shown}/{report.write(found, workdir, notes=notes).name}")
+    notes = {name: catalog.note(studies[name]) for name in held}
+    print(f"report: {shown}/{report.write(held, workdir, notes=notes).name}")

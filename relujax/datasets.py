@@ -224,7 +224,7 @@ def _from_maps(name: str, records: Path, *, every_byte: bool = False, progress: 
 def _write_maps(name: str, records: Path, cached: Path, progress: Progress) -> None:
     """Decodes the records of a large dataset, one example after the other, into the cache."""
     facts = DATASETS[name]
-    with sources_of(name, records, DATASETS[name].splits) as sources, whole_or_not_at_all(cached, name) as partial:
+    with sources_of(name, records, facts.splits) as sources, whole_or_not_at_all(cached, name) as partial:
         sizes = {split: len(source) for split, source in sources.items()}
         needed, free = sum(sizes.values()) * prod(facts.shape), shutil.disk_usage(partial).free
         if needed > free:

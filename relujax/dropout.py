@@ -1,9 +1,6 @@
 """Two kinds of noise that stand in for dropout in TanhExp's MNIST networks, Liu & Di, arXiv:2003.09855, section 4.1.3.
 
 Both are the identity in evaluation and take their randomness from the stream "dropout". Dropout itself is Flax's.
-
-Deviation: eq. 8 prints rate / (1 − rate) as the standard deviation of Gaussian dropout; Keras, where the authors took
-the layer from, has the root of that, and so have we (0.577 in place of 0.333 at rate 0.25).
 """
 
 from math import sqrt
@@ -19,7 +16,11 @@ SELU_MINIMUM = -1.0507009873554805 * 1.6732632423543772  # SELU's limit at −�
 
 
 class GaussianDropout(nn.Module):
-    """x · n with n ~ N(1, √(rate / (1 − rate))) for every element  (Keras; eq. 8 prints it without the root)."""
+    """x · n with n ~ N(1, √(rate / (1 − rate))) for every element.
+
+    Deviation: eq. 8 prints rate / (1 − rate) as the standard deviation of Gaussian dropout; Keras, where the authors
+    took the layer from, has the root of that, and so have we (0.577 in place of 0.333 at rate 0.25).
+    """
 
     rate: float
 

@@ -24,7 +24,7 @@ def seconds_of(trial: Trial, runs: int, options: Options | None = None) -> float
     options = options or Options()
     one_cpu_device_per_core(options.devices)
     facts, size = datasets.facts_of(trial.data), trial.recipe.batch_size
-    streamed = getattr(facts, "large", False)
+    streamed = facts.large
     groups = batches_of_runs(range(runs), mesh_of(trial, runs, options), alone=streamed)
     mesh = mesh_of(trial, len(groups[0]), options)
     steps = STEPS[dispatch(trial, mesh, facts.shape, streamed, options.calls).per_call]
@@ -58,7 +58,7 @@ def seconds_taken(phases: Iterable[Iterable[RunResult]]) -> tuple[float, int]:
     """
     every = [{run.seed: run for run in runs} for runs in phases]
     ended = [seed for seed, run in every[-1].items() if run.status == "done"]
-    return float(sum(runs[seed].curve("seconds").sum() for runs in every for seed in ended)), len(ended)
+    return float(sum(runs[seed].curve("seconds").sum() for runs in every for seed in ended if seed in runs)), len(ended)
 
 
 def _noise(trial: Trial, count: int) -> Split:

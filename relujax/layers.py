@@ -3,8 +3,6 @@
 Every network draws its nonlinearities through `Activation`, so the sites of any network can be counted and watched. The
 other layers are functions to call inside `nn.compact`: they compute in the dtype of `x`, with float32 parameters and
 BatchNorm statistics.
-
-Deviation: BatchNorm's running variance is that of the batch, as in MXNet and Keras; Torch's is n/(n−1) times that.
 """
 
 from collections.abc import Callable, Iterator
@@ -113,6 +111,8 @@ def batch_norm(x: Array, train: bool, *, momentum: float = 0.9, epsilon: float =
     """Normalises each channel over the batch while training, by running statistics otherwise; defaults are Torch's.
 
     `momentum` is the share of the old statistics: 0.9 is what Torch writes as 0.1.
+
+    Deviation: BatchNorm's running variance is that of the batch, as in MXNet and Keras; Torch's is n/(n−1) times that.
     """
     norm = nn.BatchNorm(use_running_average=not train, momentum=momentum, epsilon=epsilon, dtype=x.dtype, name=name)
     return norm(x)

@@ -71,6 +71,7 @@ def splits(trial: Trial, dataset: datasets.Dataset) -> dict[str, Split | Streame
 
 def train(
     trial: Trial,
+    *,
     directories: Mapping[int, Path],
     start: int,
     parts: Mapping[str, Split | Streamed],
@@ -101,7 +102,17 @@ def train(
         if options.tensorboard and hosts.is_first():
             # Epochs of a run that was killed after its last checkpoint come again, and are shown once.
             runs.open_boards([_board(workdir, trial, label, seed) for seed in directories], start // steps + 1)
-        states = _start(trial, programs, directories, start, runs.checkpoints, workdir, seeds, train, mesh)
+        states = _start(
+            trial,
+            programs=programs,
+            directories=directories,
+            start=start,
+            checkpoints=runs.checkpoints,
+            workdir=workdir,
+            seeds=seeds,
+            train=train,
+            mesh=mesh,
+        )
         runs.go_on_from(start // steps, resumed=start > 0)
         profile = stack.enter_context(Profile(options.profile if hosts.is_first() else None, workdir / "profile"))
         saved = begun = time.monotonic()
@@ -218,6 +229,7 @@ class _Runs:
 
 def _start(
     trial: Trial,
+    *,
     programs: Programs,
     directories: Mapping[int, Path],
     start: int,

@@ -16,6 +16,7 @@ from relujax.study import Measurement, as_runs
 def measure(measurement: Measurement, *, name: str, workdir: Path, only: Sequence[str] = ()) -> None:
     """Calls every row (or those in `only`) that `workdir` does not hold."""
     from rich.console import Console
+    from rich.markup import escape
 
     for label in only:
         check_choice("row", label, measurement.rows)
@@ -23,7 +24,7 @@ def measure(measurement: Measurement, *, name: str, workdir: Path, only: Sequenc
     for position, (label, row) in enumerate(measurement.rows.items()):
         if label in done or (only and label not in only):
             continue
-        status = Console(stderr=True, force_jupyter=False).status(f"measuring {label}")
+        status = Console(stderr=True, force_jupyter=False).status(f"measuring {escape(label)}")
         with status, jax.default_matmul_precision("highest"):  # as in training
             arrays = {key: np.asarray(values) for key, values in row().items()}
         records.write_measured_row(workdir, name, position, label, arrays, environment())

@@ -35,7 +35,7 @@ def _bar(console, total: int, done: int) -> Iterator[Reporter]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("run-epochs · {task.fields[speed]} images/s · loss {task.fields[loss]} ·"),

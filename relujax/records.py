@@ -3,7 +3,8 @@
 WORKDIR/studies/<study>.json                     which rows, runs and overrides were asked for
 WORKDIR/runs/<trial id>/seed_3/trial.json        the trial as data
                               metrics.jsonl      one line per epoch
-                              probes/<name>/0001.npy
+                              probes/<name>/00001.npy
+                              environment.json   on what it trains, the digest of its data included
                               checkpoints/       see checkpoint.py
                               result.json        present once the run has ended, done or diverged
                               failure.json       why it could not, where an error stopped it

@@ -1,6 +1,7 @@
 """Run directories → tables, figures, verdicts and one HTML page; reads files only, and only `write…` makes any."""
 
 import importlib
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from relujax import figures, records
+from relujax.activations import get_activation
 from relujax.claims import Results
 from relujax.errors import need
 from relujax.measure import read_measurement
@@ -78,12 +80,14 @@ def other_version(study: Entry, name: str, workdir: Path) -> str:
 
 
 def deviations(study: Entry, note: str = "") -> list[str]:
-    """The `Deviation:` paragraphs of the study (`note`, its docstring), of its networks' files and of its probes."""
-    texts = [note]
+    """The `Deviation:` paragraphs of a study (`note`, its docstring), of its networks, what they import, and probes."""
+    said = [note]
     for trial in study.trials.values() if isinstance(study, Study) else ():
-        texts.append(importlib.import_module(type(trial.model).__module__).__doc__ or "")
-        texts += [type(part).__doc__ or "" for part in (trial.model, *trial.probes)]
-    return list(dict.fromkeys(each for text in texts for each in deviations_in(text)))
+        network = importlib.import_module(type(trial.model).__module__)
+        activation = get_activation(getattr(trial.model, "activation", "identity"))
+        parts = (network, *vars(network).values(), activation, *trial.probes)
+        said += [part.__doc__ or "" for part in parts]
+    return list(dict.fromkeys(each for text in said for each in deviations_in(text)))
 
 
 def deviations_in(docstring: str) -> list[str]:
@@ -152,6 +156,6 @@ def _failures(study: Entry, results: Results) -> list[str]:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_bytes(content)
     partial.replace(path)

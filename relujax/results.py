@@ -31,11 +31,11 @@ def overview(root: Path, folder: str, studies: Mapping[str, Entry]) -> str:
             f"{row['']} {row['paper']}" for row in known[:SHOWN] if row.get("paper", "").lstrip("-")[:1].isdigit()
         ]
         counts = dict.fromkeys(row["n"] for row in known)
-        device = runs[0]["environment"]["device"] if runs else NOTHING
-        hours = sum(sum(run["curves"].get("seconds", ())) for run in runs) / 3600
+        devices = dict.fromkeys(run["environment"]["device"] for run in runs if run["environment"])
+        device, hours = ", ".join(devices) or NOTHING, _hours(runs)
         cells = [
             f"[{escape_markdown(found['source'])}]({path.relative_to(root)})" + _if_outdated(found, studies),
-            escape_markdown(f"{metric}: {ours}") if known else "none, every run that ended diverged",
+            escape_markdown(f"{metric}: {ours}") if known else "none: no run ended but those that diverged",
             escape_markdown("; ".join(printed)) or NOTHING,
             ", ".join(counts) or str(sum(run["status"] != "unfinished" for run in runs)),
             _verdict(found),
@@ -65,9 +65,8 @@ def results_table(directory: Path, studies: Mapping[str, Entry]) -> str:
             cells = ["", escape_markdown(claim["words"]), claim["verdict"], p_value, "", "", ""]
             if position == 0:
                 picture = path.with_suffix(".png")
-                hours = sum(sum(run["curves"].get("seconds", ())) for run in runs) / 3600
                 cells[0] = escape_markdown(found["source"]) + _if_outdated(found, studies)
-                cells[4:] = [str(len(runs)), f"{hours:.1f}", f"[figure]({picture.name})"]
+                cells[4:] = [str(len(runs)), f"{_hours(runs):.1f}", f"[figure]({picture.name})"]
                 cells[6] = cells[6] if picture.exists() else NOTHING
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -92,6 +91,11 @@ def _recorded(directory: Path) -> Iterator[tuple[Path, Mapping[str, Any], Sequen
     for path in sorted(directory.glob("*.json")):
         found = records.read_json(path)
         yield path, found, [run for row in found["rows"].values() for run in row["runs"]]
+
+
+def _hours(runs: Sequence[Mapping[str, Any]]) -> float:
+    """What the rows' own runs took; phases before the last, and what came before an interruption, left out."""
+    return sum(sum(run["curves"].get("seconds", ())) for run in runs) / 3600
 
 
 def _if_outdated(found: Mapping[str, Any], studies: Mapping[str, Entry]) -> str:

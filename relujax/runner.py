@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from relujax import bucket, datasets, hosts, loop, records
-from relujax.checkpoint import newest
+from relujax.checkpoint import newest, saved
 from relujax.claims import Results
 from relujax.data import GcnZca, input_shape
 from relujax.environment import environment
@@ -192,7 +192,18 @@ def _fit(
                     mesh = loop.mesh_of(trial, len(batch), options)
                     circumstances = environment(dataset, len(batch), mesh)
                     with jax.default_matmul_precision("highest"):
-                        loop.train(trial, own, start, parts, mesh, circumstances, workdir, options, label, reporter)
+                        loop.train(
+                            trial,
+                            directories=own,
+                            start=start,
+                            parts=parts,
+                            mesh=mesh,
+                            circumstances=circumstances,
+                            workdir=workdir,
+                            options=options,
+                            label=label,
+                            reporter=reporter,
+                        )
     return [run for seed in seeds if (run := records.read_run(directories[seed], trial, seed)) is not None]
 
 
@@ -275,11 +286,12 @@ def _finished(workdir: Path, trial: Trial, seeds: Sequence[int]) -> bool:
 
 
 def _epochs_done(workdir: Path, trial: Trial, seed: int) -> int:
-    """How many epochs of the run are behind it: all once it has ended, else those that it recorded."""
+    """How many epochs of the run are behind it: all once it has ended, else those that a checkpoint has saved."""
     directory = records.run_directory(workdir, trial, seed)
     if records.is_finished(directory):
         return trial.recipe.length.count
-    return len(records.read_history(directory))
+    last = max(saved(directory), default=0)
+    return sum(epoch["step"] <= last for epoch in records.read_history(directory))
 
 
 def _path(path: str | Path | None) -> Path | None:

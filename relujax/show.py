@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -27,17 +28,17 @@ COSTS = (
 
 def show(name: str, study: Entry, note: str, console: Console) -> None:
     """Prints question, rows and claims of a study, and `note`, its docstring."""
-    console.print(f"[bold]{name}[/] ({study.source}): {study.question}")
+    console.print(Text.assemble((name, "bold"), f" ({study.source}): {study.question}"))
     if isinstance(study, Study):
         _show_trials(study, console)
     else:
-        console.print(f"Measured, without training: {', '.join(study.rows)}.")
+        console.print(f"Measured, without training: {', '.join(study.rows)}.", markup=False)
         for label, number in study.reported.items():
-            console.print(f"  the paper's {label}: {number}")
+            console.print(f"  the paper's {label}: {number}", markup=False)
     console.print("Claims:" if study.claims else "No claim.")
     for stated in study.claims:
-        console.print(f"  {stated.words}")
-    console.print(note, style="dim", highlight=False)
+        console.print(f"  {stated.words}", markup=False)
+    console.print(note, style="dim", highlight=False, markup=False)
 
 
 def show_times(study: Study, workdir: Path, console: Console) -> None:
@@ -45,7 +46,7 @@ def show_times(study: Study, workdir: Path, console: Console) -> None:
     rows, expected = [], dict[str, float]()  # seconds of each trial, which several rows may need
     with console.status("taking a few steps") as status:
         for label, trial in study.trials.items():
-            status.update(f"taking a few steps of {label}")
+            status.update(f"taking a few steps of {escape(label)}")
             needed = {trial_id(phase): phase for phase in phases([trial])}
             for name, phase in needed.items():
                 if name not in expected:

@@ -203,6 +203,9 @@ def adapt(
     check_choice("precision", precision, ("float32", "bf16"))
     asked: dict[str, Any] = {"epochs": epochs, "runs": runs, "data": data, "precision": precision}
     asked = {**study.adapted, **{name: value for name, value in asked.items() if value not in (None, "float32")}}
+    for name, value in study.adapted.items():
+        if asked[name] != value:
+            raise InputError(f"{name} was adapted to {value} before: adapt the paper's study to {asked[name]} instead")
     if runs is not None and runs < 1:
         raise InputError(f"runs must be at least 1; got {runs}")
     if isinstance(data, str):

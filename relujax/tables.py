@@ -32,21 +32,27 @@ def table_cells(study: Entry, results: Results) -> tuple[list[str], list[list[st
     if study.epoch == "best":
         columns.insert(0, (first, "best"))
     header = ["", *(_heading(metric, epoch, study.epoch) for metric, epoch in columns), "n", "diverged"]
-    header[2:2] = ["paper", "difference", "agreement"]
+    shown_first = 1 + len(columns[:1])  # the row's label, and the metric that the paper prints
+    header[shown_first:shown_first] = ["paper", "difference", "agreement"]
     rehearsed = bool(rehearsal_reasons(study, results))
     rows = []
     for label in study.labels:
         runs = results.get(label, ())
         done = [run for run in runs if run.status == "done"]
-        spreads = [_spread([run.at(*column) for run in done], column[0]) for column in columns]
-        beside = _beside_the_paper(study, label, [run.at(first, study.epoch) for run in done], rehearsed)
+        spreads = [_spread(_values(done, *column), column[0]) for column in columns]
+        beside = _beside_the_paper(study, label, _values(done, first, study.epoch), rehearsed)
         n = str(len(runs)) if isinstance(study, Measurement) else f"{len(done)}/{study.runs}"
         rows.append([label, *spreads[:1], *beside, *spreads[1:], n, _diverged(runs)])
     for label, number in study.published.items():
-        others = [NOTHING] * (len(columns) + 1)
-        rows.append([label, NOTHING, str(number), NOTHING, "as printed", *others])
+        before, after = [NOTHING] * len(columns[:1]), [NOTHING] * (len(columns[1:]) + 2)
+        rows.append([label, *before, str(number), NOTHING, "as printed", *after])
     telling = [place for place in range(len(header)) if any(row[place] != NOTHING for row in rows)]
     return [header[place] for place in telling], [[row[place] for place in telling] for row in rows]
+
+
+def _values(runs: Sequence[RunResult], metric: str, epoch: Epoch) -> list[float]:
+    """The metric of each run that has it."""
+    return [value for run in runs if not np.isnan(value := run.at(metric, epoch))]
 
 
 def _beside_the_paper(study: Entry, label: str, values: Sequence[float], rehearsed: bool) -> list[str]:
@@ -156,7 +162,7 @@ def _heading(metric: str, epoch: Epoch, of_the_study: Epoch) -> str:
 
 def _spread(values: Sequence[float], metric: str) -> str:
     """mean ± std, in percent with two decimals where the metric is a share, else with three digits of the std."""
-    if not values or np.isnan(values).all():
+    if not values:
         return NOTHING
     mean, std = statistics.mean(values), statistics.std(values)
     if is_share(metric):

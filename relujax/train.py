@@ -48,7 +48,7 @@ class TrainState:
 
 @struct.dataclass
 class Split:
-    """Images (N, H, W, C) as uint8 and labels (N,) as int32."""
+    """Images (N, H, W, C) as uint8, or floats where they are normalised beforehand, and labels (N,) as int32."""
 
     images: Array
     labels: Array

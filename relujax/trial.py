@@ -125,15 +125,20 @@ def _registered(name: str) -> Any:
 
 def _digest(own: Any) -> str:
     """A hash of what a function or class computes; of a library's, its name."""
-    module = getattr(own, "__module__", "")
-    if module.partition(".")[0] in ("jax", "jaxlib", "flax", "optax"):
-        return f"{module}.{own.__qualname__}"
+    if _of_a_library(own):
+        return f"{own.__module__}.{own.__qualname__}"
     parts = [own]
-    if isinstance(own, type):  # methods of its author: __init__ and its like follow from the fields
-        written = [name for name in sorted(vars(own)) if name == "__call__" or not name.startswith("__")]
-        parts = [vars(own)[name] for name in written if inspect.isfunction(vars(own)[name])]
+    if isinstance(own, type):  # methods of its author, inherited ones too: __init__ and its like follow from the fields
+        written = [(base, name) for base in own.__mro__ if not _of_a_library(base) for name in sorted(vars(base))]
+        named = [vars(base)[name] for base, name in written if name == "__call__" or not name.startswith("__")]
+        parts = [part for part in named if inspect.isfunction(part)]
     content = repr([_plain(inspect.unwrap(part)) for part in parts])
     return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def _of_a_library(own: Any) -> bool:
+    libraries = ("jax", "jaxlib", "flax", "optax", "builtins", "typing")
+    return getattr(own, "__module__", "").partition(".")[0] in libraries
 
 
 def _plain(value: Any) -> Any:

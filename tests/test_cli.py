@@ -72,6 +72,7 @@ def test_an_old_failure_is_reported_with_its_own_row_only(tmp_path, capsys):
     [
         (["data", "verify", "digit"], "unknown dataset 'digit': did you mean 'digits'?"),
         ([*RUN, "--resources", "GPU=1"], "--address and --resources say where Ray trains"),
+        ([*RUN, "--launcher", "ray", "--devices", "1"], "with Ray, --resources says what a task may use"),
         (["run", "elu.fig_2"], "unknown study 'elu.fig_2': did you mean 'elu.fig_2_median_activation'? valid:"),
         (["show", "nothing"], "unknown study 'nothing'"),
         ([*RUN, "--only", "Elu"], "unknown row 'Elu': did you mean 'ELU'? valid: ELU, LReLU, ReLU"),

@@ -54,3 +54,4 @@ def test_what_runs_took_is_summed_over_the_phases_of_those_that_have_ended():
     second = [run(0, "done", 1.5, 2.0), run(1, "done", 3.0), run(2, "unfinished", 100.0)]
     assert estimate.seconds_taken([second]) == (6.5, 2)
     assert estimate.seconds_taken([first, second]) == (17.5, 2)
+    assert estimate.seconds_taken([first[:1], second]) == (7.5, 2)  # an earlier run may have been removed

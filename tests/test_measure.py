@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,7 @@ from relujax.claims import Beats, Stated, Verdict
 from relujax.errors import InputError
 from relujax.measure import measure, read_measurement
 from relujax.study import Images, Lines, Measurement, Reported
+from relujax.tables import table_cells
 
 CALLS: list[str] = []
 
@@ -54,6 +56,17 @@ def test_a_row_is_measured_once_and_read_again(tmp_path):
         np.testing.assert_array_equal(results["slow"][0].unit_values["height"], [[1, 0.25, 0, 0.25, 1]])
         assert results["slow"][0].environment["jax"]
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name or path.name.startswith(".")]
+
+
+def test_a_table_shows_what_was_measured_and_nothing_else(tmp_path):
+    rows = {"a": lambda: {"short": [1.0], "long": [1.0, 2.0, 3.0]}}
+    uneven = Measurement(source="Test", question="How many?", rows=rows, metrics=("short", "long"))
+    measure(uneven, name="test.uneven", workdir=tmp_path)
+    header, (cells,) = table_cells(uneven, read_measurement(uneven, "test.uneven", tmp_path))
+    assert dict(zip(header, cells)) == {"": "a", "short": "1.000", "long": "2.0 ± 1.0", "n": "3"}
+    unnamed = replace(uneven, metrics=())
+    header, (cells,) = table_cells(unnamed, read_measurement(unnamed, "test.uneven", tmp_path))
+    assert dict(zip(header, cells))["n"] == "1"
 
 
 def test_rows_are_measured_as_they_are_asked_for(tmp_path):

@@ -134,7 +134,9 @@ def test_a_study_on_own_images_trains_resumes_and_is_reported_as_a_rehearsal(tmp
 
     changed = Data.from_arrays(IMAGES[1:], LABELS[1:], **TEST, name="corners")
     with pytest.raises(InputError, match=r"data\.own\.digest"):
-        runner.run(adapt(study, data=changed), workdir=tmp_path / "killed", name="own", only=["ELU"])
+        trials = {"ELU": replace(trial, data=replace(trial.data, own=changed.own))}
+        again = replace(study, trials=trials, claims=(), panels=())
+        runner.run(again, workdir=tmp_path / "killed", name="own", only=["ELU"])
     named = replace(trial, data=replace(trial.data, own=replace(OWN.own, arrays=None)))
     with pytest.raises(InputError, match="'corners' are not at hand"):
         runner.fit(named, seeds=(1,), workdir=tmp_path / "whole")

@@ -113,6 +113,9 @@ def test_whatever_departs_from_the_paper_is_named():
     assert short.rehearsal == ("20 of 300 epochs", "digits instead of mnist", "bf16 instead of float32", "3 of 5 runs")
     assert short.trials["ELU"].data.validation == 240  # a sixth of 1,437, as 10,000 is of 60,000
     assert adapt(study, runs=7).rehearsal == ()
+    assert adapt(adapt(study, epochs=20), runs=3) == adapt(study, epochs=20, runs=3)
+    with pytest.raises(InputError, match="epochs was adapted to 20 before: adapt the paper's study to 10 instead"):
+        adapt(short, epochs=10)
 
 
 def test_a_recompressed_copy_is_a_rehearsal():
@@ -205,6 +208,8 @@ def test_a_row_that_is_claimed_to_diverge():
     assert judge(stated, {"A": [*diverged, run(4, loss=[2.3, 2.3])]}).verdict is Verdict.REPRODUCED
     assert judge(stated, {"A": diverged}).verdict is Verdict.UNDECIDED  # 1/16 is above the level
     assert judge(stated, {"A": runs(1, 1, 1, 1, 1)}).verdict is Verdict.NOT_REPRODUCED
+    unmeasured = [run(seed, error=[0.1]) for seed in range(5)]  # runs that have no loss did not fail
+    assert judge(stated, {"A": unmeasured}).verdict is Verdict.UNDECIDED
 
 
 def test_a_study_that_speaks_of_an_unknown_row_is_refused():
@@ -219,6 +224,9 @@ def test_a_study_that_speaks_of_an_unknown_row_is_refused():
 def test_a_gap_that_widens_is_judged_by_the_differences_of_each_seed():
     narrow, wide = (Beats(row=f"A, {depth}", others=(f"B, {depth}",), metric="loss") for depth in (20, 110))
     claim = Widens(narrow=narrow, wide=wide)
+    for other in (replace(wide, metric="error"), replace(wide, others=("B, 110", "C, 110"))):
+        with pytest.raises(InputError, match="two leads over one row each"):
+            Widens(narrow=narrow, wide=other)
     stated = Stated(words="The gap grows.", claim=claim)
     level, small = [1.0, 2.0, 3.0, 4.0, 5.0], [0.1, 0.2, 0.15, 0.12, 0.18]  # seeds differ by more than the gaps do
     rows = {"A, 20": runs(*level), "B, 20": runs(*np.add(level, small)), "A, 110": runs(*level)}

@@ -92,6 +92,16 @@ def test_another_network_of_the_same_name_is_another_run():
     ids = [trial_id(dataclasses.replace(trial(), model=model)) for model in (first, Own(10), own(10))]
     assert ids[0] == ids[2] != ids[1]
 
+    class Heir(own):
+        pass
+
+    heir = trial_id(dataclasses.replace(trial(), model=Heir(10)))
+
+    class Heir(Own):
+        pass
+
+    assert trial_id(dataclasses.replace(trial(), model=Heir(10))) != heir
+
 
 @pytest.mark.parametrize(
     "activation, words", [(partial(leaky_relu, 0.2), "by name"), (PReLU, r"give an instance, PReLU\(\)")]
