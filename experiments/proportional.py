@@ -482,8 +482,8 @@ def fig_7_bottleneck110_cifar100() -> Study:
 def fig_8_bottleneck164_cifar100() -> Study:
     """Fig. 8 (Fig. 9 of the earlier paper): the same four bottleneck networks with 164 layers.
 
-    The figure is a plot without numbers. Bottlenecks have 9n + 2 layers, n = 18. 20 runs of 400 epochs; the rows of 110
-    layers, against which the text holds them, are runs of Fig. 7.
+    The figure is a plot without numbers. Bottlenecks have 9n + 2 layers, n = 18. 40 runs of 400 epochs: the rows of 110
+    layers, against which the text holds them, are the 20 of Fig. 7.
 
     Deviation: how many runs a curve stands for is not stated; 5, as in the tables.
     Deviation: the shortcut where the shape changes is not stated; a 1×1 convolution without BatchNorm.

@@ -53,7 +53,7 @@ class Run:
     epochs: int | None = None
     """Train for so many epochs instead of the paper's (a rehearsal)."""
     runs: int | None = None
-    """Seeds per row instead of the study's."""
+    """Seeds per row instead of the study's (fewer: a rehearsal)."""
     data: str | None = None
     """Another dataset, e.g. digits, which needs no download, or any that TFDS prepared, e.g. beans@64 (a rehearsal)."""
     data_dir: Path | None = None
@@ -61,6 +61,7 @@ class Run:
     only: tuple[str, ...] = ()
     """Train only these rows."""
     precision: Literal["float32", "bf16"] = "float32"
+    """What networks compute in; parameters and BatchNorm statistics stay float32 (bf16: a rehearsal)."""
     devices: int | None = None
     """Use so many devices (CPU: cores) instead of all."""
     devices_per_run: int | None = None
