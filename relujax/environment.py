@@ -1,22 +1,43 @@
 """The circumstances of a result: versions, device, dataset and flags, recorded beside it."""
 
+import ast
 import datetime
+import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from relujax.datasets import Dataset, cache_home
 
 PACKAGES = ("relujax", "jax", "jaxlib", "flax", "optax", "numpy")
+# What computes in every run, beside its network's own file.
+COMPUTES = (
+    "activations",
+    "initializers",
+    "placement",
+    "gates",
+    "dropout",
+    "layers",
+    "data",
+    "recipe",
+    "probes",
+    "train",
+)
 
 
 def environment(
-    dataset: Dataset | None = None, runs_at_once: int | None = None, mesh: Mesh | None = None
+    dataset: Dataset | None = None,
+    runs_at_once: int | None = None,
+    mesh: Mesh | None = None,
+    model: nn.Module | None = None,
 ) -> dict[str, Any]:
     """What a reader needs to know to compare two results, as JSON data."""
     device = jax.devices()[0]
@@ -28,10 +49,31 @@ def environment(
         **({} if mesh is None else {"mesh": dict(mesh.shape)}),
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
+        **({} if model is None else {"code": code_of(model)}),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "matmul_precision": "highest",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     }
+
+
+def code_of(model: nn.Module) -> str:
+    """A hash of relujax's code that trains a network, as syntax: comments, docstrings and layout do not count."""
+    own = [type(model).__module__] if type(model).__module__.startswith("relujax.") else []
+    return _code((*(f"relujax.{name}" for name in COMPUTES), *own))
+
+
+@cache
+def _code(modules: tuple[str, ...]) -> str:
+    sha = hashlib.sha256()
+    for module in modules:
+        found = importlib.util.find_spec(module)
+        assert found is not None and found.origin is not None
+        tree = ast.parse(Path(found.origin).read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        sha.update(ast.dump(tree).encode())
+    return sha.hexdigest()[:12]
 
 
 def keep_compiled_programs() -> None:

@@ -291,16 +291,18 @@ def _placed(images: Split | Streamed, mesh: Mesh) -> Split | Streamed:
 def _note(circumstances: Mapping[str, Any], directories: Iterable[Path], resumed: bool) -> None:
     """Writes down where the runs train; says so where they began elsewhere, for then they end the same only roughly."""
     now = {name: value for name, value in circumstances.items() if name != "date"}
-    changed = {}
+    changed: dict[str, list[str]] = {}
     for directory in directories:
         path = directory / "environment.json"
-        if resumed and path.exists() and (differing := differences(now, records.read_json(path))):
-            changed.setdefault("; ".join(differing), []).append(str(directory))
+        then = records.read_json(path) if resumed and path.exists() else now
+        if then.get("code", now["code"]) != now["code"]:
+            changed.setdefault("goes on with other code of relujax than it began with", []).append(str(directory))
+        elif differing := differences(now, {"code": now["code"], **then}):
+            said = f"not bitwise what an uninterrupted run gives, but up to rounding: {'; '.join(differing)}"
+            changed.setdefault(said, []).append(str(directory))
         records.write_json(path, now)
-    for differing, where in changed.items():
-        logging.getLogger(__name__).warning(
-            "not bitwise what an uninterrupted run gives, but up to rounding: %s (%s)", differing, ", ".join(where)
-        )
+    for said, where in changed.items():
+        logging.getLogger(__name__).warning("%s (%s)", said, ", ".join(where))
 
 
 def end(directory: Path, circumstances: Mapping[str, Any], **outcome: Any) -> None:

@@ -146,11 +146,9 @@ def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
     """One run from its directory; None where it was never begun."""
     if not directory.exists():
         return None
-    ended: dict[str, Any] = {"status": "unfinished"}
+    ended: dict[str, Any] = {"status": "unfinished", "environment": {}}
     if is_finished(directory):
-        ended = read_json(directory / "result.json")
-        if not isinstance(ended, dict) or "status" not in ended:
-            raise InputError(f"{directory / 'result.json'} is damaged; remove it to do that run again")
+        ended = read_ended(directory)
     elif (directory / "failure.json").exists():
         ended["failure"] = read_json(directory / "failure.json")["reason"]
     history = read_history(directory)
@@ -167,8 +165,16 @@ def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
         failure=ended.get("failure", ""),
         history=tuple(history),
         unit_values=unit_values,
-        environment=ended.get("environment", {}),
+        environment=ended["environment"],
     )
+
+
+def read_ended(directory: Path) -> dict[str, Any]:
+    """How a run has ended, and where it was trained."""
+    ended = read_json(directory / "result.json")
+    if not isinstance(ended, dict) or "status" not in ended:
+        raise InputError(f"{directory / 'result.json'} is damaged; remove it to do that run again")
+    return {"environment": {}, **ended}
 
 
 def read_results(workdir: Path, trials: Mapping[str, Trial], runs: int) -> dict[str, Sequence[RunResult]]:

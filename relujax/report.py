@@ -4,7 +4,7 @@ import importlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from relujax.measure import read_measurement
 from relujax.results import record
 from relujax.study import Bars, ByDepth, Curves, Entry, Measurement, Study, rehearsal_reasons
 from relujax.tables import judgements, markdown, table, table_cells
-from relujax.trial import describe, differences
+from relujax.trial import RunResult, describe, differences
+
+MAY_DIFFER = ("date", "runs_at_once", "code")  # between the runs of a study; each network's code is its own
 
 
 def read(study: Entry, name: str, workdir: Path) -> Results:
@@ -129,7 +131,8 @@ def _section(name: str, study: Entry, results: Results, figure: Mapping[str, byt
             for label, run in runs
         ],
         "environment": {field: ", ".join(own) for field, own in values.items() if any(own)},
-        "mixed": [field for field, own in values.items() if len(own) > 1 and field not in ("date", "runs_at_once")],
+        "mixed": [field for field, own in values.items() if len(own) > 1 and field not in MAY_DIFFER],
+        "other_code": [label for label, own in results.items() if len(_codes(own)) > 1],
         "deviations": deviations(study, note),
         "note": note.split("Deviation:")[0].strip(),
     }
@@ -152,6 +155,11 @@ def _failures(study: Entry, results: Results) -> list[str]:
                 places.setdefault(place, []).append(str(run.seed))
         found += [f"{label}, seed {', '.join(seeds)} {place}" for place, seeds in places.items()]
     return found
+
+
+def _codes(runs: Sequence[RunResult]) -> set[str]:
+    """By what code of relujax the runs of a row were trained, as far as it was noted."""
+    return {run.environment["code"] for run in runs if "code" in run.environment}
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from relujax import bucket, datasets, hosts, loop, records
 from relujax.checkpoint import newest, saved
 from relujax.claims import Results
 from relujax.data import GcnZca, input_shape
-from relujax.environment import environment
+from relujax.environment import code_of, environment
 from relujax.errors import InputError, check_choice, one_line
 from relujax.layers import count
 from relujax.loop import Options
@@ -64,6 +64,7 @@ def begin(
         if isinstance(study, Study):
             noted = {"trials": study.trials, "runs": study.runs, "rehearsal": study.rehearsal}
             records.note_study(workdir, name, describe(noted | {"overrides": study.adapted}))
+            _say_what_other_code_trained(workdir, study)
     return unfinished
 
 
@@ -120,6 +121,18 @@ def _refuse(study: Entry, name: str, *, workdir: Path, only: Sequence[str], here
     for data in {(trial.data.name, trial.data.own): trial.data for trial in waiting}.values():
         datasets.load_images(data, _path(options.data_dir))
     return bool(waiting)
+
+
+def _say_what_other_code_trained(workdir: Path, study: Study) -> None:
+    """Warns of runs that have ended and were trained before relujax's own code changed: they are read as they are."""
+    for label, trial in study.trials.items():
+        now, of_trial = code_of(trial.model), records.run_directory(workdir, trial, 0).parent
+        ended = filter(records.is_finished, sorted(of_trial.glob("seed_*")))
+        if any(records.read_ended(run)["environment"].get("code", now) != now for run in ended):
+            said = (
+                "%s was trained by other code of relujax than today's: to do it again, remove %s or use another workdir"
+            )
+            logging.getLogger(__name__).warning(said, label, of_trial)
 
 
 def phases(trials: Iterable[Trial]) -> list[Trial]:
@@ -190,7 +203,7 @@ def _fit(
                 for batch in batches_of_runs(group, loop.mesh_of(trial, len(group), options), alone=alone):
                     own = {seed: directories[seed] for seed in batch}
                     mesh = loop.mesh_of(trial, len(batch), options)
-                    circumstances = environment(dataset, len(batch), mesh)
+                    circumstances = environment(dataset, len(batch), mesh, trial.model)
                     with jax.default_matmul_precision("highest"):
                         loop.train(
                             trial,

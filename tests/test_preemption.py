@@ -120,6 +120,17 @@ def test_a_run_that_was_stopped_within_an_epoch_goes_on_where_an_epoch_is_one_pr
     )
 
 
+def test_a_run_that_goes_on_with_other_code_says_so(tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as patched, pytest.raises(Preempted):
+        signalled(patched, 1, signal.SIGTERM)
+        runner.fit(DENSE, seeds=(0,), workdir=tmp_path)
+    noted = records.run_directory(tmp_path, DENSE, 0) / "environment.json"
+    records.write_json(noted, {**records.read_json(noted), "code": "before"})
+    runner.fit(DENSE, seeds=(0,), workdir=tmp_path)
+    (said,) = caplog.messages
+    assert said == f"goes on with other code of relujax than it began with ({noted.parent})"
+
+
 def test_a_run_does_not_go_on_with_other_images_of_the_same_name(tmp_path, monkeypatch):
     load, later = datasets.load, replace(DENSE, start_from=DENSE)
 

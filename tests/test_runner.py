@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import elu
-from relujax import loop, records, runner
+from relujax import environment, loop, records, runner
 from relujax.data import Data, UnitRange
 from relujax.errors import InputError
 from relujax.models.mlp import MLP, Autoencoder
@@ -179,6 +179,31 @@ def test_a_study_that_gained_a_row_goes_on_in_its_workdir(tmp_path):
     before = runner.run(fewer, name="fig", workdir=tmp_path)
     after = runner.run(study, name="fig", workdir=tmp_path, only=("ELU",))
     assert after["ELU"][0].history == before["ELU"][0].history
+
+
+def test_runs_of_other_code_are_read_with_a_word_about_it(tmp_path, monkeypatch, caplog):
+    study = adapt(elu.fig_2_median_activation(), epochs=1, runs=1, data="digits")
+    runner.run(study, name="fig", workdir=tmp_path, only=("ELU",))
+    runner.run(study, name="fig", workdir=tmp_path, only=("ELU",))
+    assert not caplog.messages
+    monkeypatch.setattr(runner, "code_of", lambda model: "changed")
+    again = runner.run(study, name="fig", workdir=tmp_path, only=("ELU",))["ELU"]
+    (said,) = caplog.messages
+    assert said.startswith("ELU was trained by other code of relujax than today's") and again[0].status == "done"
+
+
+def test_code_is_known_by_what_it_does(tmp_path, monkeypatch):
+    def digest(text):
+        (tmp_path / "formula.py").write_text(text)
+        return environment._code.__wrapped__(("formula",))
+
+    monkeypatch.syspath_prepend(tmp_path)
+    before = digest('"""One."""\n\n\ndef double(x):\n    """Two."""\n    return 2 * x\n')
+    assert digest("def double(x):\n    # twice\n    return (2 * x)\n") == before
+    assert digest("def double(x):\n    return 3 * x\n") != before
+    assert (
+        environment.code_of(TRIAL.model) != environment.code_of(ResNet(8, 10)) == environment.code_of(ResNet(14, 100))
+    )
 
 
 def test_a_network_that_cannot_be_built_stops_the_study_before_its_first_row_trains(tmp_path):
