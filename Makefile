@@ -35,8 +35,8 @@ lint: .venv/installed-dev
 	$(BIN)/pyright
 
 bench: .venv/installed-torch
-	$(BIN)/python benchmarks/mnist_mlp.py
-	$(BIN)/python benchmarks/networks.py
+	for name in mnist_mlp train_steps activations networks growth remat checkpoints start; do \
+		$(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: .venv/installed-docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
