@@ -11,7 +11,7 @@ import numpy as np
 from relujax import statistics
 from relujax.claims import Results, variance_over_epochs
 from relujax.errors import need
-from relujax.study import Bars, ByDepth, Curves, Distribution, Entry, Images, Lines, Profile
+from relujax.study import Bars, ByDepth, Curves, Distribution, Entry, Images, Lines, Profile, rehearsal_reasons
 from relujax.trial import RunResult, is_share
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ def draw(study: Entry, results: Results) -> "Figure":
     lines = -(-len(study.panels) // columns)
     width = max(WIDTH, 6.4 / columns)
     figure = Figure(figsize=(width * columns, HEIGHT * lines), layout="constrained")
+    if reasons := rehearsal_reasons(study, results):  # a picture goes where its table does not
+        said = textwrap.fill(f"Rehearsal: {'; '.join(reasons)}", int(width * columns / 0.07))  # inches
+        figure.suptitle(said, fontsize=8, color="dimgray")
     parts = np.ravel(figure.subfigures(lines, columns, squeeze=False))
     legends: list[tuple[Any, dict[str, Any]]] = []
     for part, panel in zip(parts, study.panels):

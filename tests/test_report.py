@@ -160,6 +160,12 @@ def test_a_name_leaves_out_what_all_rows_share_and_the_panel_says():
     assert figures._names(("ELU", "ReLU"), "ELU and ReLU") == {"ELU": "ELU", "ReLU": "ReLU"}
 
 
+def test_the_picture_of_a_rehearsal_says_so(study, results):
+    assert figures.draw(study, results).get_suptitle() == ""
+    shortened = replace(study, rehearsal=("6 of 300 epochs", "2 of 5 runs"))
+    assert figures.draw(shortened, results).get_suptitle() == "Rehearsal: 6 of 300 epochs; 2 of 5 runs"
+
+
 def test_a_figure_names_diverged_runs(study, results):
     results = results | {"LReLU": [fabricated("LReLU", seed, "diverged") for seed in range(5)]}
     drawn = figures.draw(replace(study, panels=study.panels[:1]), results)
