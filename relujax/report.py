@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from relujax import figures, records
-from relujax.activations import get_activation
+from relujax.activations import ACTIVATIONS
 from relujax.claims import Results
 from relujax.errors import need
 from relujax.measure import read_measurement
@@ -86,7 +86,8 @@ def deviations(study: Entry, note: str = "") -> list[str]:
     said = [note]
     for trial in study.trials.values() if isinstance(study, Study) else ():
         network = importlib.import_module(type(trial.model).__module__)
-        activation = get_activation(getattr(trial.model, "activation", "identity"))
+        named = getattr(trial.model, "activation", None)  # a function or module, or its name
+        activation = ACTIVATIONS.get(named) if isinstance(named, str) else named
         parts = (network, *vars(network).values(), activation, *trial.probes)
         said += [part.__doc__ or "" for part in parts]
     return list(dict.fromkeys(each for text in said for each in deviations_in(text)))
