@@ -27,7 +27,7 @@ test-notebooks: .venv/installed-dev .venv/installed-notebooks
 	$(BIN)/python -m pytest -m faults tests/test_notebooks.py
 
 test-torch: .venv/installed-dev .venv/installed-torch
-	$(BIN)/python -m pytest -n 2 tests/pytorch
+	$(BIN)/python -m pytest -n 2 tests/pytorch tests/test_benchmarks.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -222,7 +222,12 @@ class Swish(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         beta = self.param("beta", nn.initializers.ones, ())
-        return jax.checkpoint(lambda x, beta: x * jax.nn.sigmoid(beta * x))(x, beta.astype(x.dtype))
+
+        def swish(x: Array, beta: Array) -> Array:
+            inside = jnp.where(jnp.isinf(x), 0, x)  # ∞ · 0 would be nan
+            return jnp.where(jnp.isinf(x) & (beta * x > 0), x, inside * jax.nn.sigmoid(beta * inside))
+
+        return jax.checkpoint(swish)(x, beta.astype(x.dtype))
 
 
 class RReLU(nn.Module):

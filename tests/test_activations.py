@@ -320,6 +320,34 @@ def test_every_module_is_called_alike_and_keeps_shape_and_dtype(name, dtype):
         assert np.isnan(module.apply(variables, x * np.nan, train=False)).all()
 
 
+TOLERANCE = {"float32": 2e-6, "bfloat16": 2e-2, "float16": 2e-3}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    "name, value, slope_below",
+    [
+        ("prelu", lambda x: np.where(x >= 0, x, 0.25 * x), 0.25),
+        ("srelu", lambda x: np.where(x >= 0, x, 0.2 * x), 0.2),
+        ("rrelu", lambda x: np.where(x >= 0, x, 11 / 48 * x), 11 / 48),
+        ("trainable_swish", lambda x: np.where(np.isinf(x), np.maximum(x, 0), x / (1 + np.exp(-x))), 0),
+    ],
+)
+def test_modules_have_their_limits_and_slopes_far_out(name, value, slope_below, dtype):
+    module, points = get_activation(name), np.append(POINTS, [-np.inf, np.inf])
+    x = jnp.asarray(points, dtype)[:, None]
+    variables = module.init(jax.random.key(0), x, train=False)
+    with np.errstate(all="ignore"):
+        expected = value(np.asarray(x, np.float64))
+    got = module.apply(variables, x, train=False)
+    np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    slope = jax.grad(lambda x: module.apply(variables, x, train=False).astype(jnp.float32).sum())(x)[:, 0]
+    assert np.isfinite(np.asarray(slope, np.float64)).all()
+    far = np.abs(points) > 1000
+    limits = np.where(points[far] > 0, 1, slope_below)
+    np.testing.assert_allclose(np.asarray(slope, np.float64)[far], limits, rtol=TOLERANCE[dtype])
+
+
 def test_prelu_has_one_slope_per_channel_that_starts_at_a_quarter():
     x = np.array([[-1.0, -2.0, 3.0], [4.0, 0.0, -1.0]], np.float32)
     params = PReLU().init(jax.random.key(0), x, train=True)["params"]

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relujax.data import Data, Flip, PadCrop, PerChannel, UnitRange, augment
+from relujax.data import Data, Flip, GcnZca, PadCrop, PerChannel, Rotate, Shift, UnitRange, augment
 from relujax.errors import InputError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -49,6 +49,41 @@ def test_pad_crop_reaches_every_window_and_no_other():
     padded = np.pad(np.asarray(image), ((1, 1), (1, 1), (0, 0)))
     windows = {padded[i : i + 3, j : j + 3].tobytes() for i in range(3) for j in range(3)}
     assert {crop.tobytes() for crop in np.asarray(crops)} == windows
+
+
+def test_zca_leaves_of_each_direction_what_its_bias_says():
+    """cov(out) = V Λ / (Λ + bias) Vᵀ, on images of equal contrast."""
+    images = np.random.default_rng(0).integers(0, 256, (500, 3, 3, 2), dtype=np.uint8)
+    flat = images.reshape(500, -1).astype(np.float64)
+    flat -= flat.mean(1, keepdims=True)
+    flat *= 55 / np.linalg.norm(flat, axis=1, keepdims=True)
+    values, vectors = np.linalg.eigh(np.cov(flat.T, bias=True))
+    out = GcnZca(bias=20.0).fit(images)(images)
+    assert out.shape == images.shape and out.dtype == np.float32
+    found = out.reshape(500, -1).astype(np.float64)
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-4)
+    expected = (vectors * (np.maximum(values, 0) / (values + 20))) @ vectors.T
+    np.testing.assert_allclose(np.cov(found.T, bias=True), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_shift_moves_a_ramp_by_at_most_its_share(axis):
+    ramp = jnp.broadcast_to(jnp.arange(20.0).reshape((20, 1, 1) if axis == 0 else (1, 20, 1)), (20, 20, 1))
+    moved = jax.vmap(Shift(0.1), in_axes=(0, None))(jax.random.split(jax.random.key(0), 400), ramp)
+    inside = np.moveaxis(np.asarray(moved - ramp), 1 + axis, 1)[:, 5:15]
+    by = inside[:, 0, 0, 0]
+    np.testing.assert_allclose(inside, by[:, None, None, None] * np.ones_like(inside), atol=1e-5)
+    assert -2 <= by.min() < -1.9 and 1.9 < by.max() <= 2 and abs(by.mean()) < 0.2
+
+
+def test_rotate_turns_about_the_centre_by_at_most_its_degrees():
+    image = jnp.zeros((21, 21, 1)).at[10, 18].set(1.0)  # eight pixels to the right of the centre
+    turned = jax.vmap(Rotate(30, fill=-1), in_axes=(0, None))(jax.random.split(jax.random.key(0), 400), image)
+    runs, rows, columns = np.nonzero(np.asarray(turned)[..., 0] == 1)
+    angles = np.degrees(np.arctan2(rows - 10, columns - 10))
+    assert len(set(runs.tolist())) > 300 and -31 < angles.min() < -28 and 28 < angles.max() < 31
+    np.testing.assert_allclose(np.hypot(rows - 10, columns - 10), 8, atol=0.8)
+    assert (np.asarray(turned)[:, 0, 0] == -1).any() and (np.asarray(turned)[:, 10, 10] == 0).all()
 
 
 def test_flip_mirrors_columns_half_of_the_time():

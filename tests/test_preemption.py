@@ -151,8 +151,11 @@ def test_a_run_does_not_go_on_with_other_images_of_the_same_name(tmp_path, monke
     refused()
 
 
-def test_a_checkpoint_after_every_step_changes_nothing(uninterrupted, tmp_path):
+def test_a_checkpoint_after_every_step_changes_nothing(uninterrupted, tmp_path, monkeypatch):
+    saved, save = [], Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, state: (saved.append(step), save(self, step, state)))
     runner.fit(CONVOLUTIONAL, seeds=(1,), workdir=tmp_path, checkpoint_every=0)
+    assert saved == list(range(1, 23))
     ours, theirs = outcome(CONVOLUTIONAL, tmp_path, 1), outcome(CONVOLUTIONAL, uninterrupted, 1)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 

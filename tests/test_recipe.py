@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,6 +49,24 @@ def test_nesterov_is_torchs_form():
 
 def test_first_adam_step_has_the_size_of_the_learning_rate():
     np.testing.assert_allclose(steps(make_optimizer(recipe(optimizer=Adam()), 10), [123.0]), [0.9], rtol=1e-5)
+
+
+def test_adam_is_that_of_kingma_and_ba():
+    optimizer = make_optimizer(recipe(optimizer=Adam(b1=0.8, b2=0.9, eps=0.1)), 10)
+    w, m, v, expected = 1.0, 0.0, 0.0, []
+    for step, gradient in enumerate((1.0, 2.0, -1.0), start=1):
+        m, v = 0.8 * m + 0.2 * gradient, 0.9 * v + 0.1 * gradient**2
+        w -= 0.1 * (m / (1 - 0.8**step)) / ((v / (1 - 0.9**step)) ** 0.5 + 0.1)
+        expected.append(w)
+    np.testing.assert_allclose(steps(optimizer, [1.0, 2.0, -1.0]), expected, rtol=1e-5)
+
+
+def test_only_kernels_of_convolutions_decay_where_that_is_asked():
+    optimizer = make_optimizer(recipe(weight_decay=0.5, decayed="convolutions"), 10)
+    params = {"conv": jnp.ones((3, 3, 1, 1)), "dense": jnp.ones((4, 4)), "bias": jnp.ones(4)}
+    changes, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(changes["conv"], -0.1 * 0.5, rtol=1e-6)
+    assert not changes["dense"].any() and not changes["bias"].any()
 
 
 def test_step_decay_changes_at_the_first_step_of_its_epochs():

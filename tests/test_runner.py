@@ -1,9 +1,3 @@
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,24 +82,6 @@ def test_a_run_killed_between_checkpoints_goes_on_and_ends_the_same(uninterrupte
     assert [numbers(run) for run in resumed] == [numbers(run) for run in uninterrupted]
     for ours, theirs in zip(resumed, uninterrupted):
         np.testing.assert_array_equal(ours.unit_values["unit_medians"], theirs.unit_values["unit_medians"])
-
-
-def test_killing_the_process_loses_nothing_that_was_saved(tmp_path):
-    command = [sys.executable, "-m", "experiments", "run", "elu.fig_2_median_activation"]
-    command += ["--data", "digits", "--epochs", "12", "--runs", "1", "--only", "ELU"]
-    command += ["--workdir", str(tmp_path / "killed")]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while not list(tmp_path.glob("killed/runs/*/seed_0/metrics.jsonl")) and process.poll() is None:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    (metrics,) = tmp_path.glob("killed/runs/*/seed_0/metrics.jsonl")
-    study = adapt(elu.fig_2_median_activation(), epochs=12, runs=1, data="digits")
-    (whole,) = runner.fit(study.trials["ELU"], seeds=(0,), workdir=tmp_path / "whole")
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert [{k: v for k, v in line.items() if k != "seconds"} for line in lines] == numbers(whole)
 
 
 def test_a_diverged_run_is_marked_with_its_step_and_the_others_go_on(uninterrupted, tmp_path, monkeypatch):

@@ -17,7 +17,17 @@ from relujax.models.resnet import ResNet
 from relujax.probes import MedianActivation
 from relujax.recipe import Constant, Epochs, Recipe, Sgd, make_optimizer
 from relujax.sharding import batches_of_runs, make_mesh, over_runs
-from relujax.train import Split, compile_programs, dispatch, evaluate, init_state, keys, train_epoch
+from relujax.train import (
+    Split,
+    compile_programs,
+    dispatch,
+    epoch_order,
+    evaluate,
+    init_state,
+    keys,
+    next_step,
+    train_epoch,
+)
 from relujax.trial import Trial
 
 RECIPE = Recipe(length=Epochs(2), batch_size=64, optimizer=Sgd(), schedule=Constant(0.05))
@@ -68,6 +78,43 @@ def assert_close(ours, theirs, tolerance):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), ours, theirs)
 
 
+class Noted(nn.Module):
+    """Keeps what a training step hands to a network, beside a BatchNorm."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = batch_norm(images, train, name="bn")
+        seen = self.variable("batch_stats", "images", jnp.zeros, (8, 8, 8, 1))
+        drawn = self.variable("batch_stats", "drawn", jnp.zeros, (4,))
+        if train:
+            seen.value, drawn.value = images, jax.random.uniform(self.make_rng("dropout"), (4,))
+        return nn.Dense(10)(global_average_pool(x))
+
+
+def test_a_step_hands_the_network_its_images_its_own_draws_and_keeps_its_statistics():
+    data = Data(name="digits", normalize=UnitRange(), augment=(Flip(),))
+    trial = Trial(model=Noted(), data=data, recipe=replace(RECIPE, batch_size=8))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8)
+    batch = Split(jnp.asarray(pixels), jnp.zeros(8, jnp.int32))
+
+    @jax.jit
+    def after(step, seed):
+        state = replace(init_state(trial, OPTIMIZER, seed, batch.images), step=step)
+        return next_step(trial, OPTIMIZER, 10, state, seed, batch).batch_stats
+
+    stats = after(3, 5)
+    upright, mirrored = pixels / np.float32(255), pixels[:, :, ::-1] / np.float32(255)
+    seen = np.asarray(stats["images"])
+    flipped = [np.allclose(one, other) for one, other in zip(seen, mirrored)]
+    assert 0 < sum(flipped) < 8  # each example draws for itself
+    chosen = np.where(np.array(flipped)[:, None, None, None], mirrored, upright)
+    np.testing.assert_allclose(seen, chosen, rtol=1e-6)
+    np.testing.assert_allclose(stats["bn"]["mean"], 0.1 * seen.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(stats["bn"]["var"], 0.9 + 0.1 * seen.var((0, 1, 2)), rtol=1e-5)
+    draws = [np.asarray(after(*given)["drawn"]) for given in ((3, 5), (4, 5), (3, 6), (3, 5))]
+    assert len({draw.tobytes() for draw in draws}) == 3 and (draws[0] == draws[3]).all()
+
+
 def test_an_epoch_in_one_scan_equals_a_loop_in_numpy(digits):
     """Float64 mathematics of the same net, weights, batches and steps, written out by hand."""
     seed = jnp.array(7)
@@ -111,10 +158,17 @@ def test_evaluation_counts_each_example_once_when_sizes_do_not_divide(digits):
 
 
 def test_each_epoch_is_a_permutation_and_no_two_are_the_same(digits):
-    _, order_key, _ = keys(jnp.array(0))
-    first, second = (jax.random.permutation(jax.random.fold_in(order_key, epoch), len(digits)) for epoch in (0, 1))
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(1437))
-    assert first.tolist() != second.tolist()
+    state = init_state(TRIAL, OPTIMIZER, jnp.int32(0), digits.images)
+
+    def order(count, step, seed=0):
+        return np.asarray(epoch_order(TRIAL, count, replace(state, step=jnp.int32(step)), jnp.int32(seed)))
+
+    first = order(1408, 0)  # 22 batches of 64, nothing left over
+    assert first.shape == (22, 64) and sorted(first.ravel()) == list(range(1408))
+    assert (order(1408, 21) == first).all()  # the same all through an epoch
+    assert (order(1408, 22) != first).any() and (order(1408, 0, seed=1) != first).any()
+    left_out = [set(range(1437)) - set(order(1437, step).ravel()) for step in (0, 22)]
+    assert [len(images) for images in left_out] == [29, 29] and left_out[0] != left_out[1]
 
 
 def test_one_and_two_devices_give_the_same_parameters(digits):
