@@ -1,5 +1,6 @@
 """Two small studies on built-in digits for the fault tests: `python tests/fault_studies.py run dense --workdir …`."""
 
+import os
 import sys
 from dataclasses import dataclass, replace
 
@@ -40,10 +41,12 @@ def convolutional() -> Study:
 
 @dataclass(frozen=True)
 class OutOfLuck(UnitRange):
-    """Raises, as a device that has no memory left does."""
+    """Raises, as a device that has no memory left does, until $LUCK is there."""
 
     def __call__(self, images):
-        raise FloatingPointError("out of luck")
+        if "LUCK" not in os.environ:
+            raise FloatingPointError("out of luck")
+        return super().__call__(images)
 
 
 def failing() -> Study:

@@ -2,11 +2,12 @@ import os
 import subprocess
 import sys
 
+import fault_studies
 import pytest
 
 from experiments.__main__ import STUDIES
 from relujax import adapt, records, runner
-from relujax.cli import main
+from relujax.cli import _seconds, main
 
 RUN = ["run", "elu.fig_2_median_activation", "--data", "digits", "--epochs", "2", "--runs", "2"]
 
@@ -65,6 +66,23 @@ def test_an_old_failure_is_reported_with_its_own_row_only(tmp_path, capsys):
     trials = adapt(STUDIES["elu.fig_2_median_activation"](), data="digits", epochs=1, runs=1).trials
     records.note_failure(records.run_directory(tmp_path, trials["ReLU"], 0), "MemoryError: too small")
     assert main(STUDIES, command) == 0 and "failed" not in capsys.readouterr().err
+
+
+def test_a_row_that_failed_is_tried_again_by_the_same_command(tmp_path, capsys, monkeypatch):
+    command = ["run", "failing", "--workdir", str(tmp_path)]
+    assert main(fault_studies.STUDIES, command) == 1
+    assert "failed: bad, seed 0: FloatingPointError: out of luck" in capsys.readouterr().err
+    trials = fault_studies.failing().trials
+    good, bad = (records.run_directory(tmp_path, trials[row], 0) for row in ("good", "bad"))
+    assert records.is_finished(good) and not records.is_finished(bad) and (bad / "failure.json").exists()
+    monkeypatch.setenv("LUCK", "some")
+    assert main(fault_studies.STUDIES, command) == 0 and "failed" not in capsys.readouterr().err
+    assert records.is_finished(bad) and not (bad / "failure.json").exists()
+
+
+@pytest.mark.parametrize("text, seconds", [("30s", 30), ("5m", 300), ("1h", 3600), ("0.5m", 30)])
+def test_a_duration_is_read_as_it_is_written(text, seconds):
+    assert _seconds(text) == seconds
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,8 @@ def test_golden_studies_have_not_changed():
             elif before[row] != after[row]:
                 fields = differences(now["trials"][after[row]], golden["trials"][before[row]])
                 changes.setdefault("; ".join(fields), []).append(f"{name}: {row}")
+    for field in differences(now["pages"], golden["pages"]):
+        changes.setdefault(field, []).append(field.partition(":")[0])
     told = [f"{what}\n    in {len(where)} rows, such as {where[0]}" for what, where in changes.items()]
     assert not told, "\n".join(
         ["trials are not those of tests/golden/studies.json:", *told, "if so meant: python tests/renew_golden.py"]

@@ -331,18 +331,28 @@ def test_dropping_relu_and_batch_norm_together_makes_two_convolutions_one():
         y = block(params, x)
         one = jax.lax.conv_general_dilated(x, jnp.array(w), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         inner = (slice(None), slice(1, -1), slice(1, -1))  # at the border conv2 pads zeros that the 5×5 does not see
-        np.testing.assert_allclose(y[inner], one[inner], rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(y[inner], one[inner], rtol=1e-9, atol=1e-9)
+        for kept in (
+            residual_branch(placement=DROP_FIRST, batch_norm="always"),
+            residual_branch(placement=((True, True),), batch_norm="with_activation"),
+        ):
+            assert not np.allclose(kept(params, x)[inner], one[inner], rtol=0.1, atol=0.1)
 
 
 def residual_branch(placement, batch_norm):
-    """BN⁻¹ of a ResNet block's residual branch: what enters bn2, as a function of the two kernels."""
+    """BN⁻¹ of a ResNet block's residual branch: what enters bn2, as a function of the two kernels.
+
+    BatchNorms that are there divide by 2.
+    """
     from relujax.models.resnet import Block
 
     block = Block(16, 1, "relu", placement[0], "pad", batch_norm, "fan_in")
 
     def branch(params, x):
         variables = block.init(jax.random.key(0), x, train=False)
-        variables = {**variables, "params": variables["params"] | params}
+        stats = jax.tree.map(lambda leaf: jnp.full_like(leaf, 4.0), variables["batch_stats"])
+        stats = {name: {**own, "mean": jnp.zeros_like(own["mean"])} for name, own in stats.items()}
+        variables = {"batch_stats": stats, "params": variables["params"] | params}
         _, state = block.apply(variables, x, train=False, capture_intermediates=lambda m, _: m.name == "conv2")
         return state["intermediates"]["conv2"]["__call__"][0]
 
