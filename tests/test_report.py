@@ -14,8 +14,8 @@ from rich.console import Console
 from experiments import elu
 from relujax import figures, records, report, tables
 from relujax.claims import Beats, Stated
-from relujax.results import results_table
-from relujax.study import Bars, Curves, Distribution, Reported
+from relujax.results import overview, results_table
+from relujax.study import Bars, ByDepth, Curves, Distribution, Profile, Reported
 from relujax.trial import RunResult, describe
 
 HOSTILE = 'ELU <script>alert("x")</script> | 100 % & $\\_'
@@ -181,6 +181,39 @@ def test_bars_start_at_zero_and_shares_are_points_beside_the_papers(study, resul
     assert len(losses.patches) == 4 and losses.get_ylim()[0] == 0
 
 
+def test_what_is_drawn_is_mean_and_spread_of_the_runs_that_ended(study, results):
+    panels = (
+        Curves(metrics=("test_error",), label="test error"),
+        Bars(metric="train_loss", label="loss"),
+        ByDepth(metric="test_error", label="test error", series={"ours": {20: "ReLU", 56: "ELU"}}),
+        Profile(metrics=("train_loss", "validation_loss"), label="losses", horizontal="part"),
+        Distribution(probe="unit_medians", of="value", label="variance"),
+    )
+    metrics = ("test_error", "train_loss", "validation_loss")
+    study = replace(study, panels=panels, metrics=metrics, reported={"ELU": Reported(4.0)})
+    curves, bars, depths, profile, distribution = figures.draw(study, results).axes
+    ended = [run for run in results["ReLU"] if run.status == "done"]
+    assert len(ended) == 4
+    errors = 100 * np.array([[epoch["test_error"] for epoch in run.history] for run in ended])
+    middle, spread = errors.mean(0), errors.std(0, ddof=1)
+    np.testing.assert_allclose(curves.get_lines()[0].get_ydata(), middle)
+    edges = curves.collections[0].get_paths()[0].vertices[:, 1]
+    assert edges.max() == pytest.approx((middle + spread).max()) and edges.min() == pytest.approx(
+        (middle - spread).min()
+    )
+    losses = [run.history[-1]["train_loss"] for run in ended]
+    assert bars.patches[0].get_height() == pytest.approx(np.mean(losses))
+    ours, paper = (container.lines[0] for container in depths.containers), depths.get_lines()[-1]
+    elu_errors = [100 * run.history[-1]["test_error"] for run in results["ELU"]]
+    np.testing.assert_allclose(next(ours).get_xydata(), [[20, errors[:, -1].mean()], [56, np.mean(elu_errors)]])
+    np.testing.assert_array_equal(paper.get_xydata(), [[56, 4.0]])
+    assert profile.containers[0].lines[0].get_ydata()[0] == pytest.approx(np.mean(losses))
+    variances = np.concatenate([run.unit_values["unit_medians"].var(0, ddof=1) for run in ended])
+    x, share = distribution.get_lines()[0].get_data()
+    np.testing.assert_allclose(x, np.sort(variances[variances > 0]))
+    np.testing.assert_allclose(share, np.arange(21, 81) / 80)  # a quarter of the units never move
+
+
 def test_a_panel_without_anything_to_show_says_so(study):
     drawn = figures.draw(study, {"ELU": [fabricated("ELU", 0, epochs=1)]})
     assert [axes.texts[0].get_text() for axes in drawn.axes if axes.texts] == ["nothing to show yet"]
@@ -196,6 +229,37 @@ def test_a_record_is_json_and_holds_every_run(study, results, tmp_path):
     assert first["environment"]["dataset"] == "mnist"
     assert [claim["verdict"] for claim in found["claims"]]
     assert (tmp_path / "fig.svg").exists()
+
+
+def test_the_overview_says_what_a_record_holds(tmp_path):
+    def runs(*seconds, device="A"):
+        return {
+            "runs": [{"status": "done", "curves": {"seconds": s}, "environment": {"device": device}} for s in seconds]
+        }
+
+    claims = [
+        {"verdict": verdict, "as_claimed": True} for verdict in ("reproduced", "undecided", "not reproduced", "not run")
+    ]
+    found = {
+        "study": "s",
+        "source": "Paper, Fig. 1",
+        "rehearsal": [],
+        "table": [
+            ["", "error (%)", "paper", "n"],
+            *([f"row {i}", f"{i}.00 ± 0.10", "9.5", "2/2"] for i in range(1, 7)),
+        ],
+        "claims": claims,
+        "rows": {"row 1": runs([1800.0, 1800.0], [1800.0]), "row 2": runs([900.0, 900.0], device="B")},
+    }
+    records.write_json(tmp_path / "results" / "s.json", found)
+    study = replace(elu.fig_2_median_activation(), rehearsal=("a shortened one",))
+    assert overview(tmp_path, "results", {"s": study}).splitlines()[2] == (
+        "| [Paper, Fig. 1](results/s.json) (another version of the study) | error (%): row 1 1.00 ± 0.10; "
+        "row 2 2.00 ± 0.10; row 3 3.00 ± 0.10; row 4 4.00 ± 0.10; … | row 1 9.5; row 2 9.5; row 3 9.5; row 4 9.5 | 2/2 "
+        "| 1 of 3 claims reproduced | A, B, 2.0 |"
+    )
+    records.write_json(tmp_path / "results" / "s.json", found | {"rehearsal": ["1 of 2 epochs"]})
+    assert "| rehearsal (1 of 2 epochs): 3 of 3 as claimed |" in overview(tmp_path, "results", {"s": study})
 
 
 def test_the_readmes_show_the_recorded_results():
