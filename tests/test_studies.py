@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from renew_golden import GOLDEN, every_trial
 
-from experiments import elu, proportional, resnet_elu, tanhexp
+from experiments import elu, elu_measured, proportional, resnet_elu, tanhexp, tanhexp_measured
 from experiments.__main__ import STUDIES
 from relujax import datasets, figures, runner, tables
 from relujax.activations import get_activation
@@ -210,6 +210,35 @@ def test_the_quick_measurements_give_what_their_columns_and_panels_name(name):
         for panel in entry.panels:
             assert arrays[panel.x].shape == arrays[panel.y].shape == (401,)
             assert np.isfinite(arrays[panel.y]).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["tanhexp.fig_3_output_landscape", "tanhexp.table_3_computation_time", "elu.table_speed_elu_relu"]
+)
+def test_timings_and_landscapes_give_what_their_columns_claims_and_panels_name(name, monkeypatch):
+    """Without the time that timing takes: every call once, or for the network that takes minutes not at all."""
+
+    def once(functions, *, repeats, **_):
+        for function in functions.values():
+            function()
+        return {label: np.ones(repeats) for label in functions}
+
+    caches = (tanhexp_measured.scalar_seconds, tanhexp_measured.compiled_seconds, elu_measured._step_seconds)
+    monkeypatch.setattr(tanhexp_measured, "seconds_per_call", once)
+    monkeypatch.setattr(elu_measured, "seconds_per_call", once)
+    monkeypatch.setattr(elu_measured, "_train_step", lambda trial, batch_size: dict)
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        entry = MEASURED[name]
+        for label, row in entry.rows.items():
+            arrays = row()
+            needed = {*entry.metrics, *(stated.claim.metric for stated in entry.claims)}
+            assert needed <= set(arrays) and all(len(arrays[metric]) > 1 for metric in needed), label
+            assert all(arrays[panel.images].ndim == 3 for panel in entry.panels if isinstance(panel, Images))
+    finally:
+        for cached in caches:
+            cached.cache_clear()
 
 
 def runs_in_common(*names: str) -> int:
