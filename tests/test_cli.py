@@ -33,21 +33,22 @@ def test_show_prints_networks_settings_claims_and_deviations(capsys):
 
 
 def test_run_then_run_again_then_report(tmp_path, capsys):
-    arguments = [*RUN, "--workdir", str(tmp_path), "--tensorboard"]
-    assert main(STUDIES, arguments) == 0
+    studies = fault_studies.STUDIES
+    arguments = ["run", "dense", "--epochs", "2", "--workdir", str(tmp_path), "--tensorboard"]
+    assert main(studies, arguments) == 0
     first = capsys.readouterr()
-    assert "REHEARSAL" in first.out and "2/2" in first.out and str(tmp_path / "report.html") in first.out
+    assert "2 of 30 epochs" in first.out and "2/2" in first.out and str(tmp_path / "report.html") in first.out
     assert "run-epochs" in first.err and "images/s" in first.err
-    assert len(list(tmp_path.glob("tensorboard/*/seed_*/*"))) == 6
-    assert main(STUDIES, arguments) == 0
+    assert len(list(tmp_path.glob("tensorboard/*/seed_*/*"))) == 4
+    assert main(studies, arguments) == 0
     again = capsys.readouterr()
     assert again.out == first.out and "run-epochs" not in again.err
     page = (tmp_path / "report.html").read_text()
-    assert main(STUDIES, ["report", "--workdir", str(tmp_path), "--record", str(tmp_path / "record")]) == 0
+    assert main(studies, ["report", "--workdir", str(tmp_path), "--record", str(tmp_path / "record")]) == 0
     assert (tmp_path / "report.html").read_text() == page
-    assert (tmp_path / "record" / "elu.fig_2_median_activation.json").exists()
-    assert main(STUDIES, ["list", "--workdir", str(tmp_path)]) == 0
-    assert "6 of 6" in capsys.readouterr().out
+    assert (tmp_path / "record" / "dense.json").exists()
+    assert main(studies, ["list", "--workdir", str(tmp_path)]) == 0
+    assert "4 of 4" in capsys.readouterr().out
 
 
 def test_what_was_run_from_python_is_reported_with_its_lengths(tmp_path, capsys):
@@ -147,9 +148,15 @@ def test_every_command_explains_itself():
 
 
 def test_what_was_compiled_outlives_the_process(tmp_path):
-    command = [sys.executable, "-m", "experiments", "run", "elu.fig_2_median_activation", "--data", "digits"]
-    command += ["--epochs", "1", "--runs", "1", "--only", "ELU", "--workdir", str(tmp_path / "w")]
+    code = "from relujax.environment import keep_compiled_programs; keep_compiled_programs(); import jax; "
+    command = [sys.executable, "-c", code + "jax.jit(lambda x: 2 * x)(1.0)"]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     del environment["JAX_COMPILATION_CACHE_DIR"]  # where the tests keep theirs
     subprocess.run(command, check=True, env=environment, capture_output=True)
     assert list((tmp_path / "relujax" / "compiled").glob("*-cache"))
+
+
+def test_run_keeps_what_it_compiles(monkeypatch, capsys):
+    kept = []
+    monkeypatch.setattr("relujax.environment.keep_compiled_programs", lambda: kept.append(True))
+    assert main(STUDIES, ["run", "nothing"]) == 2 and kept == [True]

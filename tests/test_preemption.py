@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C at any step: everything is saved, the same call goes on, and ends as if nothing had been."""
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -46,6 +47,16 @@ def outcome(trial, workdir, seed):
     state = checkpoints.restore(newest(directory), like)
     checkpoints.close()
     return history, state
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Many tests train the same two trials."""
+    with pytest.MonkeyPatch.context() as patched:
+        cached = functools.cache(compile_programs)
+        patched.setattr(loop, "compile_programs", cached)
+        patched.setattr(sys.modules[__name__], "compile_programs", cached)
+        yield
 
 
 @pytest.fixture(scope="module")

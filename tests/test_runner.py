@@ -1,3 +1,4 @@
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def numbers(run):
     return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in run.history]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Many tests train the same trial."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "compile_programs", functools.cache(loop.compile_programs))
+        yield
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     return runner.fit(TRIAL, seeds=(0, 1), workdir=tmp_path_factory.mktemp("whole"))
@@ -52,7 +61,7 @@ def test_fit_learns_and_records_every_epoch(uninterrupted):
 def test_a_finished_run_is_only_read(uninterrupted, tmp_path, monkeypatch):
     runner.fit(TRIAL, seeds=(0,), workdir=tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    monkeypatch.setattr(loop, "train", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
     again = runner.fit(TRIAL, seeds=(0,), workdir=tmp_path)
     assert numbers(again[0]) == numbers(uninterrupted[0])
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
