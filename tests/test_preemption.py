@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -169,6 +171,35 @@ def test_a_checkpoint_after_every_step_changes_nothing(uninterrupted, tmp_path, 
     assert saved == list(range(1, 23))
     ours, theirs = outcome(CONVOLUTIONAL, tmp_path, 1), outcome(CONVOLUTIONAL, uninterrupted, 1)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_an_error_of_a_checkpoint_ends_the_run_at_the_next_step(tmp_path, monkeypatch):
+    """F15: not at the next checkpoint, which may be minutes away."""
+    save, taken, seconds = Checkpoints.save, [], iter([0.0])
+
+    def full(directory, step):
+        raise OSError(28, "No space left on device")
+
+    def saved(self, step, state):
+        save(self, step, state)
+        wait([self._saving])
+
+    def watched(*args, **options):
+        programs = compile_programs(*args, **options)
+
+        def epoch(states, seeds, train, pause):
+            return programs.epoch(states, seeds, train, lambda: taken.append(True) or pause())
+
+        return replace(programs, epoch=epoch)
+
+    monkeypatch.setattr("relujax.checkpoint._seal", full)
+    monkeypatch.setattr(Checkpoints, "save", saved)
+    monkeypatch.setattr(loop, "compile_programs", watched)
+    # The first checkpoint is due at once, the second never.
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(seconds, 1e6)))
+    with pytest.raises(OSError, match="No space left on device"):
+        runner.fit(CONVOLUTIONAL, seeds=(0,), workdir=tmp_path, checkpoint_every=1e5)
+    assert len(taken) == 2
 
 
 def test_a_preempted_command_ends_with_3_and_goes_on(tmp_path, capsys, monkeypatch):
