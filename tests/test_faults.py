@@ -25,6 +25,7 @@ import jax
 import numpy as np
 import pytest
 from fault_studies import DENSE
+from test_own_data import plain_pictures, write_tfds
 
 from relujax import datasets, runner
 from relujax.checkpoint import KEPT, newest
@@ -435,12 +436,12 @@ def test_tensorflow_is_never_imported(tmp_path):
     """F39: where it is there, nothing touches it, so results cannot depend on it."""
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w'); raise ImportError")
-    prepared = Path(os.environ.get("RELUJAX_TEST_DATA") or ROOT / "../shared/data/tfds").resolve()
-    if not (prepared / "mnist").exists():
-        pytest.skip("no prepared MNIST; set RELUJAX_TEST_DATA")
-    command = [sys.executable, "-m", "experiments", "run", "elu.fig_2_median_activation", "--data-dir", str(prepared)]
-    command += ["--epochs", "1", "--runs", "1", "--only", "ELU", "--workdir", str(tmp_path / "w")]
+    write_tfds(tmp_path / "data", "leaves", {"train": plain_pictures(250)})
+    command = [sys.executable, "-m", "experiments", "run", "elu.fig_2_median_activation", "--data", "leaves@16"]
+    command += ["--data-dir", str(tmp_path / "data"), "--epochs", "1", "--runs", "1", "--only", "ELU"]
+    command += ["--workdir", str(tmp_path / "w")]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": path, "RELUJAX_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "canary").exists()
