@@ -3,8 +3,8 @@
 import ast
 import datetime
 import hashlib
+import importlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 from functools import cache
@@ -65,10 +65,9 @@ def code_of(model: nn.Module) -> str:
 @cache
 def _code(modules: tuple[str, ...]) -> str:
     sha = hashlib.sha256()
-    for module in modules:
-        found = importlib.util.find_spec(module)
-        assert found is not None and found.origin is not None
-        tree = ast.parse(Path(found.origin).read_text())
+    files = [getattr(importlib.import_module(name), "__file__", None) for name in modules]
+    for file in filter(None, files):  # a network may have been written in a notebook
+        tree = ast.parse(Path(file).read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
