@@ -66,22 +66,28 @@ def epochs(trial: Trial, images: Split, runs: int = 1) -> Callable[[], object]:
 
 def memory(model, batch_size: int) -> tuple[int, int]:
     """Bytes that a compiled train step holds beside its state, and those foretold: the activations of the batch."""
-    held = step_of(trial_of(model, batch_size))[0].memory_analysis().temp_size_in_bytes
+    held = compiled_step(trial_of(model, batch_size)).memory_analysis().temp_size_in_bytes
     return held, batch_size * count(model, (1, 32, 32, 3)).activation_bytes
 
 
-def step_of(trial: Trial, remat: bool = False) -> tuple[Any, tuple[TrainState, Split]]:
-    """A compiled train step of a network for CIFAR, and the state and batch to call it with."""
-    optimizer = make_optimizer(trial.recipe, 1)
+def beginning(trial: Trial) -> tuple[TrainState, Split]:
+    """A first state and a batch of a network for CIFAR."""
     batch = noise(trial.recipe.batch_size, (32, 32, 3))
-    state = jax.jit(partial(init_state, trial, optimizer))(jax.numpy.array(0), batch.images)
+    begin = jax.jit(partial(init_state, trial, make_optimizer(trial.recipe, 1)))
+    return begin(jax.numpy.array(0), batch.images), batch
+
+
+def compiled_step(trial: Trial, remat: bool = False) -> Any:
+    """A train step, to be called with what `beginning` gives."""
+    optimizer = make_optimizer(trial.recipe, 1)
 
     def step(state: TrainState, batch: Split) -> Any:
         with remat_blocks() if remat else nullcontext():
             return train_step(trial, optimizer, state, batch, jax.random.key(0))
 
     options = CPU_CONVOLUTIONS if jax.default_backend() == "cpu" else None
-    return jax.jit(step, compiler_options=options).lower(state, batch).compile(), (state, batch)
+    shapes = jax.eval_shape(partial(beginning, trial))
+    return jax.jit(step, compiler_options=options).lower(*shapes).compile()
 
 
 def main(repeats: int = 5, output: Path = ROOT / "results" / "benchmarks") -> None:

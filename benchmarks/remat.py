@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
-from growth import step_of, trial_of
+from growth import beginning, compiled_step, trial_of
 from race import machine
 from rich.console import Console
 from rich.table import Table
@@ -36,12 +36,11 @@ def main(repeats: int = 9, output: Path = ROOT / "results" / "benchmarks") -> No
         DFNMR(110, 10),
     ):
         name = " ".join(map(str, (type(model).__name__, model.depth, getattr(model, "block", ""))))
-        steps = {way: step_of(trial_of(model, 64), remat=way == "again") for way in ("kept", "again")}
-        megabytes = {way: step.memory_analysis().temp_size_in_bytes / 1e6 for way, (step, _) in steps.items()}
-        calls = {
-            way: lambda step=step, given=given: jax.block_until_ready(step(*given))
-            for way, (step, given) in steps.items()
-        }
+        trial = trial_of(model, 64)
+        given = beginning(trial)
+        steps = {way: compiled_step(trial, remat=way == "again") for way in ("kept", "again")}
+        megabytes = {way: step.memory_analysis().temp_size_in_bytes / 1e6 for way, step in steps.items()}
+        calls = {way: lambda step=step, given=given: jax.block_until_ready(step(*given)) for way, step in steps.items()}
         seconds = seconds_per_call(calls, repeats=repeats, rounds=1)
         kept, again = (float(np.median(seconds[way])) for way in ("kept", "again"))
         ratio = float(np.median(seconds["again"] / seconds["kept"]))

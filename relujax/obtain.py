@@ -20,21 +20,21 @@ def bars() -> Iterator[datasets.Progress]:
     """A bar for each thing that is downloaded, written or read."""
     from rich.progress import Progress
 
-    bars, tasks = Progress(console=Console(stderr=True), transient=True), dict[str, TaskID]()
+    shown, tasks = Progress(console=Console(stderr=True), transient=True), dict[str, TaskID]()
     with ExitStack() as stack:
 
         def show(what: str, done: int, total: int | None) -> None:
             if not tasks:  # where nothing is to be done, nothing is printed
-                stack.enter_context(bars)
+                stack.enter_context(shown)
             if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=total)
+                tasks[what] = shown.add_task(what)
+            shown.update(tasks[what], completed=done, total=total)
 
         yield show
 
 
 def named(name: str, data_dir: Path | None) -> str | Data:
-    """The dataset of this name: one of the papers', or any that TFDS prepares."""
+    """The dataset of this name: one of the papers', or any that TFDS has prepared."""
     if name in datasets.DATASETS:
         return name
     with bars() as show:

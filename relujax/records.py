@@ -11,6 +11,7 @@ WORKDIR/runs/<trial id>/seed_3/trial.json        the trial as data
 WORKDIR/measurements/<name>/row_1.{npz,json}     a measured row: its arrays; its label and circumstances
 """
 
+import io
 import json
 import os
 import re
@@ -71,9 +72,14 @@ def locked(directories: Iterable[Path]) -> Iterator[None]:
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Writes JSON so that a reader sees the whole file or none of it."""
+    write_whole(path, (json.dumps(value, indent=indent) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader sees all of it or none, and two processes do not get into each other's way."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=indent) + "\n")
+    partial.write_bytes(content)
     partial.replace(path)
 
 
@@ -112,10 +118,7 @@ def keep_epochs(directory: Path, epochs: int) -> None:
     lines = [json.dumps(epoch) + "\n" for epoch in read_history(directory)[:epochs]]
     if len(lines) < epochs:
         raise InputError(f"{directory} has {len(lines)} epochs of metrics, but a checkpoint of {epochs}; remove it")
-    path = directory / "metrics.jsonl"
-    partial = path.with_name("metrics.jsonl.partial")
-    partial.write_text("".join(lines))
-    partial.replace(path)
+    write_whole(directory / "metrics.jsonl", "".join(lines).encode())
 
 
 def append_epoch(directory: Path, metrics: Mapping[str, float], unit_values: Mapping[str, np.ndarray]) -> None:
@@ -199,11 +202,9 @@ def write_measured_row(
 ) -> None:
     """Writes the arrays of a row of a measurement; the JSON file comes last and says that the row is whole."""
     path = workdir / "measurements" / name / f"row_{position + 1}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:  # NumPy would add .npz to a name
-        np.savez(file, **arrays)
-    partial.replace(path)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_whole(path, content.getvalue())
     write_json(path.with_suffix(".json"), {"label": label, "environment": dict(environment)})
 
 

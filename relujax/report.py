@@ -1,7 +1,6 @@
 """Run directories → tables, figures, verdicts and one HTML page; reads files only, and only `write…` makes any."""
 
 import importlib
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -45,10 +44,10 @@ def write(studies: Mapping[str, Entry], workdir: str | Path, notes: Mapping[str,
         pages.append(files["md"])
         files |= figure
         for ending, content in files.items():
-            _write(workdir / "report" / f"{name}.{ending}", content)
+            records.write_whole(workdir / "report" / f"{name}.{ending}", content)
         section = _section(name, study, results, figure, (notes or {}).get(name, ""))
         sections.append(section | {"version": other_version(study, name, workdir)})
-    _write(workdir / "report.md", b"\n".join(pages))
+    records.write_whole(workdir / "report.md", b"\n".join(pages))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -59,14 +58,14 @@ def write(studies: Mapping[str, Entry], workdir: str | Path, notes: Mapping[str,
     verdicts = Counter(judgement.verdict.value for section in sections for judgement in section["judgements"])
     page = environment.get_template("report.html.jinja").render(sections=sections, verdicts=verdicts)
     path = workdir / "report.html"
-    _write(path, page.encode())
+    records.write_whole(path, page.encode())
     return path
 
 
 def write_record(study: Entry, name: str, results: Results, directory: Path) -> Path:
     """Writes the study's small JSON record and its figure into `directory`; returns the record's path."""
     for ending, content in figures.files(study, results).items():
-        _write(directory / f"{name}.{ending}", content)
+        records.write_whole(directory / f"{name}.{ending}", content)
     path = directory / f"{name}.json"
     records.write_json(path, record(study, name, results), indent=None)
     return path
@@ -90,7 +89,7 @@ def deviations(study: Entry, note: str = "") -> list[str]:
         activation = ACTIVATIONS.get(named) if isinstance(named, str) else named
         parts = (network, *vars(network).values(), activation, *trial.probes)
         said += [part.__doc__ or "" for part in parts]
-    return list(dict.fromkeys(each for text in said for each in deviations_in(text)))
+    return list(dict.fromkeys(each for text in dict.fromkeys(said) for each in deviations_in(text)))
 
 
 def deviations_in(docstring: str) -> list[str]:
@@ -161,10 +160,3 @@ def _failures(study: Entry, results: Results) -> list[str]:
 def _codes(runs: Sequence[RunResult]) -> set[str]:
     """By what code of relujax the runs of a row were trained, as far as it was noted."""
     return {run.environment["code"] for run in runs if "code" in run.environment}
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
