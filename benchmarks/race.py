@@ -47,6 +47,7 @@ class Measured:
     contender: Contender
     seconds: list[list[float]] = field(default_factory=list)  # (repeats, processes)
     losses: list[float] = field(default_factory=list)  # of the first run, after each call
+    first_call: float = 0.0  # seconds until it had worked once: imports, data and compilers
     peak_megabytes: list[float] = field(default_factory=list)  # of each process
     failure: str = ""
 
@@ -68,6 +69,7 @@ class Measured:
             "options": dict(self.contender.options),
             "median_per_second": self.rate if self.seconds else None,
             "seconds": self.seconds,
+            "seconds_to_first": self.first_call,
             "train_losses": self.losses,
             "peak_megabytes": self.peak_megabytes,
             "failure": self.failure,
@@ -101,11 +103,14 @@ class Worker:
 def work(connection: Connection, contender: Contender, given: Sequence[Any], seed: int) -> None:
     """Runs in the worker: warms up, then answers every message with the seconds of a call."""
     try:
+        begun = time.perf_counter()
         make = getattr(importlib.import_module(contender.module), contender.function)
         call = make(*given, seed=seed, **contender.options)
-        for _ in range(WARM_UP):
+        call()
+        first_call = time.perf_counter() - begun
+        for _ in range(1, WARM_UP):
             call()
-        connection.send({})
+        connection.send({"first_call": first_call})
         while connection.recv():
             begun = time.perf_counter()
             loss = call()
@@ -119,20 +124,33 @@ def work(connection: Connection, contender: Contender, given: Sequence[Any], see
 
 
 def race(
-    contenders: Mapping[str, Contender], given: Sequence[Any], repeats: int, console: Console
+    contenders: Mapping[str, Contender],
+    given: Sequence[Any],
+    repeats: int,
+    console: Console,
+    *,
+    warm_up_together: bool = False,
 ) -> dict[str, Measured]:
     """All contenders in turn, `repeats` times; those that fail while they warm up are out."""
+
+    def start(name: str) -> list[Worker]:
+        contender = contenders[name]
+        return [Worker(contender, given, seed) for seed in range(contender.processes)]
+
     measured = {name: Measured(contender) for name, contender in contenders.items()}
-    workers: dict[str, list[Worker]] = {}
+    workers = {name: start(name) for name in contenders} if warm_up_together else {}
     with console.status("") as status:
-        for name, contender in contenders.items():
+        for name in contenders:
             status.update(f"warming up: {name}")
-            own = [Worker(contender, given, seed) for seed in range(contender.processes)]
-            failures = [failure for worker in own if (failure := worker.answer().get("failure"))]
+            own = workers.pop(name, None) or start(name)
+            answers = [worker.answer() for worker in own]
+            measured[name].first_call = max(answer.get("first_call", 0.0) for answer in answers)
+            failures = [answer["failure"] for answer in answers if "failure" in answer]
             if failures:
                 measured[name].failure = failures[0]
             else:
                 workers[name] = own
+        status.update("warmed up")
         for repeat in range(repeats):
             status.update(f"repeat {repeat + 1} of {repeats}")
             for name, own in workers.items():

@@ -11,7 +11,7 @@ two processes of one thread each.
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,12 @@ class Work:
     network: str
     batch: int
     images: tuple[int, int, int]
-    goals: tuple[Goal, ...]
+    goals: tuple[Goal, ...] = ()
+    steps: int = STEPS  # of a call
 
 
 CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
+MLP_OF_ELU = {"depth": 8, "width": 128, "activation": "elu"}
 DENSE = (Goal(TWO, (EAGER,), 2.5), Goal(TWO, BEST_TORCH, 1.5))
 WORKS = {
     "Autoencoder": Work("autoencoder", 64, MNIST, DENSE),
@@ -73,11 +75,12 @@ def flax_network(name: str) -> Any:
     """The network as relujax builds it."""
     from relujax.models.deep_dense import DeepDense
     from relujax.models.dfn_mr import DFNMR
-    from relujax.models.mlp import Autoencoder
+    from relujax.models.mlp import MLP, Autoencoder
     from relujax.models.preact_resnet import PreActResNet
     from relujax.models.resnet import ResNet
 
     return {
+        "mlp": partial(MLP, 8, 128, 10, "elu"),
         "autoencoder": partial(Autoencoder, "elu"),
         "deep_dense": partial(DeepDense, 15, 10),
         "resnet_20": partial(ResNet, 20, 10),
@@ -91,9 +94,11 @@ def torch_network(name: str) -> Any:
     sys.path.insert(0, str(ROOT / "tests" / "pytorch"))
     import networks
     import torch
+    import with_torch
 
     relu = torch.nn.ReLU()
     return {
+        "mlp": lambda: torch.nn.Sequential(torch.nn.Flatten(), with_torch.make_model(MLP_OF_ELU)),
         "autoencoder": partial(networks.autoencoder, torch.nn.ELU()),
         "deep_dense": partial(networks.deep_dense, 15, 10, networks.TanhExp()),
         "resnet_20": partial(networks.resnet, 20, 10, relu, shortcut="pad"),
@@ -122,13 +127,16 @@ def trial_of(work: Work) -> Any:
 def noise(work: Work) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels for the steps of a call."""
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (STEPS * work.batch, *work.images), np.uint8)
+    images = generator.integers(0, 256, (work.steps * work.batch, *work.images), np.uint8)
     return images, generator.integers(0, 10, len(images), dtype=np.int32)
 
 
-def relujax_steps(work: Work, *, seed: int, runs: int) -> Callable[[], float]:
+def relujax_steps(
+    work: Work, *, seed: int, runs: int, together: Any = "auto", precision: str = "float32", products: str = "highest"
+) -> Callable[[], float]:
     """The programs of relujax's runner."""
     import jax
+    import jax.numpy as jnp
 
     from relujax.sharding import everywhere, make_mesh, one_cpu_device_per_core, over_runs
     from relujax.train import Split, compile_programs
@@ -137,15 +145,18 @@ def relujax_steps(work: Work, *, seed: int, runs: int) -> Callable[[], float]:
     mesh = make_mesh(runs)
     images, labels = noise(work)
     train = jax.device_put(Split(images, labels), everywhere(mesh))
-    programs = compile_programs(trial_of(work), mesh, images.shape)
+    trial = trial_of(work)
+    if precision == "bf16":
+        trial = replace(trial, model=trial.model.clone(dtype=jnp.bfloat16))
+    programs = compile_programs(trial, mesh, images.shape, together=together)
     seeds = jax.device_put(np.arange(seed, seed + runs, dtype=np.int32), over_runs(mesh))
     states = programs.init(seeds, train)
 
     def call() -> float:
         nonlocal states
-        with jax.default_matmul_precision("highest"):
+        with jax.default_matmul_precision(products):
             states = programs.epoch(states, seeds, train, lambda: False)
-        return float(states.sums["loss"][0]) / STEPS
+        return float(states.sums["loss"][0]) / work.steps
 
     return call
 
@@ -159,9 +170,10 @@ def plain_steps(work: Work, *, seed: int) -> Callable[[], float]:
     from relujax.train import Split, init_state, train_step
 
     trial = trial_of(work)
-    optimizer = make_optimizer(trial.recipe, STEPS)
+    optimizer = make_optimizer(trial.recipe, work.steps)
     images, labels = noise(work)
-    batches = [Split(jnp.asarray(a), jnp.asarray(b)) for a, b in zip(np.split(images, STEPS), np.split(labels, STEPS))]
+    parts = zip(np.split(images, work.steps), np.split(labels, work.steps))
+    batches = [Split(jnp.asarray(a), jnp.asarray(b)) for a, b in parts]
     state = jax.jit(lambda images: init_state(trial, optimizer, jnp.array(seed), images))(batches[0].images)
     step = jax.jit(partial(train_step, trial, optimizer), donate_argnums=0)
 
@@ -172,41 +184,46 @@ def plain_steps(work: Work, *, seed: int) -> Callable[[], float]:
             for batch in batches:
                 state, metrics = step(state, batch, jax.random.key(0))
                 losses.append(metrics["loss"])
-        return float(sum(losses)) / STEPS
+        return float(sum(losses)) / work.steps
 
     return call
 
 
-def torch_steps(work: Work, *, seed: int, threads: int, compiled: bool) -> Callable[[], float]:
-    """PyTorch, eager or compiled."""
+def torch_steps(
+    work: Work, *, seed: int, compiled: bool, threads: int = 1, device: str = "cpu", bf16: bool = False, mode: str = ""
+) -> Callable[[], float]:
+    """PyTorch, eager or compiled (`mode` "reduce-overhead": as CUDA graphs), with bf16 by autocast."""
     import torch
     from torch.nn import functional
 
-    torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    if compiled:
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if device == "cpu":
+        torch.set_num_threads(threads)
         torch._inductor.config.compile_threads = 1  # no pool of compilers beside the contenders
-    model = torch_network(work.network).to(memory_format=torch.channels_last)
+    model = torch_network(work.network).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9, fused=True)
     images, labels = noise(work)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255)
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
-    batches = list(zip(pixels.chunk(STEPS), torch.from_numpy(labels).long().chunk(STEPS)))
-    forward = torch.compile(model) if compiled else model
+    pixels = pixels.to(device).contiguous(memory_format=torch.channels_last)
+    batches = list(zip(pixels.chunk(work.steps), torch.from_numpy(labels).to(device).long().chunk(work.steps)))
+    forward = torch.compile(model, mode=mode or None) if compiled else model
 
     def call() -> float:
         losses = []
         for pixels, labels in batches:
             optimizer.zero_grad()
-            outputs = forward(pixels)
-            if work.network == "autoencoder":
-                loss = (outputs - pixels.flatten(1)).square().sum(1).mean() / 2
-            else:
-                loss = functional.cross_entropy(outputs, labels)
+            with torch.autocast(device, torch.bfloat16, enabled=bf16):
+                outputs = forward(pixels)
+                if work.network == "autoencoder":
+                    loss = (outputs - pixels.flatten(1)).square().sum(1).mean() / 2
+                else:
+                    loss = functional.cross_entropy(outputs, labels)
             loss.backward()
             optimizer.step()
-            losses.append(loss.detach())
-        return float(sum(losses)) / STEPS
+            losses.append(loss.detach().clone())  # a CUDA graph writes the next one into the same memory
+        return float(sum(losses)) / work.steps
 
     return call
 

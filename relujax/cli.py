@@ -80,6 +80,8 @@ class Run:
     """How much training may be lost when the machine is taken away, e.g. 30s, 5m, 1h."""
     calls: Literal["auto", "epoch", "step"] = "auto"
     """How much one call of a compiled program trains; by rule what is faster for the network and device."""
+    together: Literal["auto", "vmap", "mixed", "map"] = "auto"
+    """How the runs of a device share it: at once, all but convolutions at once, or in turn; by rule what is faster."""
     remat: bool = False
     """Compute blocks again for the gradient instead of keeping what is in them: a third of the memory, more time."""
     profile: str | None = None
@@ -232,6 +234,7 @@ def _run(studies: Studies, command: Run) -> int:
         "tensorboard": command.tensorboard,
         "checkpoint_every": _seconds(command.checkpoint_every),
         "calls": command.calls,
+        "together": command.together,
         "remat": command.remat,
         "profile": None if command.profile is None else parse_steps(command.profile),
     }

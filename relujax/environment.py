@@ -25,6 +25,7 @@ COMPUTES = (
     "placement",
     "gates",
     "dropout",
+    "convolution",
     "layers",
     "data",
     "recipe",
@@ -57,7 +58,10 @@ def environment(
 
 
 def code_of(model: nn.Module) -> str:
-    """A hash of relujax's code that trains a network, as syntax: comments, docstrings and layout do not count."""
+    """A hash of relujax's code that trains a network, as syntax: comments, docstrings and layout do not count.
+
+    Nor does the version of Python, whose trees have more and more fields that are empty.
+    """
     own = [type(model).__module__] if type(model).__module__.startswith("relujax.") else []
     return _code((*(f"relujax.{name}" for name in COMPUTES), *own))
 
@@ -71,8 +75,16 @@ def _code(modules: tuple[str, ...]) -> str:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
-        sha.update(ast.dump(tree).encode())
+        sha.update(repr(_nested(tree)).encode())
     return sha.hexdigest()[:12]
+
+
+def _nested(syntax: Any) -> Any:
+    """A syntax tree as tuples of names and values, without the fields that hold nothing."""
+    if isinstance(syntax, ast.AST):
+        filled = ((name, _nested(value)) for name, value in ast.iter_fields(syntax) if value not in (None, []))
+        return type(syntax).__name__, tuple(filled)
+    return [_nested(one) for one in syntax] if isinstance(syntax, list) else syntax
 
 
 def keep_compiled_programs() -> None:

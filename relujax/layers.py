@@ -20,6 +20,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from relujax.activations import ActivationLike, get_activation, identity
+from relujax.convolution import convolve
 from relujax.errors import InputError
 from relujax.initializers import zero_bias
 
@@ -97,6 +98,7 @@ def conv(
         kernel_init=kernel_init,
         bias_init=(bias or zero_bias)(fan_in),
         dtype=x.dtype,
+        conv_general_dilated=convolve,
         name=name,
     )(x)
 

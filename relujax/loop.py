@@ -21,7 +21,7 @@ from relujax.preemption import Preempted, noted_signals
 from relujax.profile import Profile
 from relujax.progress import Reporter
 from relujax.sharding import everywhere, make_mesh, over_runs
-from relujax.train import Calls, Programs, Split, Streamed, TrainState, compile_programs
+from relujax.train import Calls, Programs, Split, Streamed, Together, TrainState, compile_programs
 from relujax.trial import Trial, differences, trial_id
 
 NOTHING, CHECKPOINT, END = range(3)  # what a process wishes after a step
@@ -37,6 +37,7 @@ class Options:
     tensorboard: bool = False  # also write TensorBoard events, into workdir/tensorboard
     checkpoint_every: float = 300.0  # seconds
     calls: Calls = "auto"  # how much one call of a compiled program trains, see `train.dispatch`
+    together: Together = "auto"  # how the runs of a device share it, see `train.dispatch`
     remat: bool = False  # compute blocks again for the gradient, see `layers.remat_blocks`: less memory, more time
     profile: tuple[int, int] | None = None  # trace the steps from … up to … into workdir/profile
 
@@ -91,7 +92,8 @@ def train(
     watched = "validation" if "validation" in parts else "test"
     others = {watched: _placed(parts[watched], mesh)}
     shape, streamed = train.images.shape, isinstance(train, Streamed)
-    programs = compile_programs(trial, mesh, shape, streamed, calls=options.calls, remat=options.remat)
+    how = {"calls": options.calls, "together": options.together, "remat": options.remat}
+    programs = compile_programs(trial, mesh, shape, streamed, **how)
     seeds = hosts.place(np.array(list(directories), np.int32), over_runs(mesh))
     epochs, steps = trial.recipe.length.count, len(train) // trial.recipe.batch_size
     step = start

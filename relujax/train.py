@@ -4,6 +4,7 @@ Every random number is a function of (seed, epoch or step, example), so a state 
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, cast
@@ -17,6 +18,7 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from relujax.convolution import convolutions_apart
 from relujax.data import Transform, as_evaluated, augment, input_shape
 from relujax.errors import InputError
 from relujax.hosts import gather, place
@@ -28,6 +30,7 @@ from relujax.trial import Trial
 Metrics = dict[str, Array]
 EVALUATION_BATCH = 1000  # images; only memory depends on it
 Calls = Literal["auto", "epoch", "step"]
+Together = Literal["auto", "vmap", "mixed", "map"]  # the runs of a device; mixed: convolutions in turn, else at once
 
 # Of convolutional programs on CPU. The library that XLA hands convolutions to by default takes two to six times as long
 # for a filter gradient as XLA's own code; and the barriers in `layers.settle` only last if no pass removes them early.
@@ -225,12 +228,19 @@ class Dispatch:
     """How a trial's steps reach the devices; nothing of it changes what is computed, beyond rounding."""
 
     per_call: Literal["epoch", "step"]  # how much one call of a compiled program trains
-    runs_of_a_device: Literal["vmap", "map"]
+    runs_of_a_device: Together
     compiler_options: dict[str, str] | None = None
 
 
-def dispatch(trial: Trial, mesh: Mesh, image: tuple[int, ...], streamed: bool, calls: Calls = "auto") -> Dispatch:
-    """The rule, for images (H, W, C); `calls` overrides how much is trained per call.
+def dispatch(
+    trial: Trial,
+    mesh: Mesh,
+    image: tuple[int, ...],
+    streamed: bool,
+    calls: Calls = "auto",
+    together: Together = "auto",
+) -> Dispatch:
+    """The rule, for images (H, W, C); `calls` and `together` override it.
 
     On an accelerator the runs of a device are vmapped, as one small network cannot fill it. On CPU they take turns: a
     batched matrix product is slower there than the products one after another. An epoch is one program: 0.89 s against
@@ -244,7 +254,7 @@ def dispatch(trial: Trial, mesh: Mesh, image: tuple[int, ...], streamed: bool, c
     convolutions_on_cpu = cpu and is_convolutional(trial.model, (1, *input_shape(trial.data, image)))
     return Dispatch(
         per_call=("step" if convolutions_on_cpu or streamed else "epoch") if calls == "auto" else calls,
-        runs_of_a_device="map" if cpu else "vmap",
+        runs_of_a_device=("map" if cpu else "mixed") if together == "auto" else together,
         compiler_options=CPU_CONVOLUTIONS if convolutions_on_cpu else None,
     )
 
@@ -256,6 +266,7 @@ def compile_programs(
     streamed: bool = False,
     *,
     calls: Calls = "auto",
+    together: Together = "auto",
     remat: bool = False,
 ) -> Programs:
     """The trial's programs for `mesh` and training images (N, H, W, C); each compiles when it is first called.
@@ -266,7 +277,7 @@ def compile_programs(
     count, *image = train_shape
     steps = count // trial.recipe.batch_size
     optimizer = make_optimizer(trial.recipe, steps)
-    how = dispatch(trial, mesh, tuple(image), streamed, calls)
+    how = dispatch(trial, mesh, tuple(image), streamed, calls, together)
 
     def compiled(function: Callable, shared: int, donated: tuple[int, ...] = ()) -> Callable:
         # Without its sharding XLA is free to leave a result split over the devices of its run.
@@ -344,7 +355,7 @@ def _of_epoch(state: TrainState, steps: int, found: Mapping[str, Metrics]) -> Me
     return means | {f"{part}_{name}": value for part, values in found.items() for name, value in values.items()}
 
 
-def _each_run(mesh: Mesh, function: Callable, shared: int, many: Literal["vmap", "map"]) -> Callable:
+def _each_run(mesh: Mesh, function: Callable, shared: int, many: Together) -> Callable:
     """`function` of one run as a function of many; its last `shared` arguments are common to all runs."""
 
     def runs_of_a_device(*args: Any) -> Any:
@@ -354,7 +365,8 @@ def _each_run(mesh: Mesh, function: Callable, shared: int, many: Literal["vmap",
             return jax.tree.map(lambda leaf: leaf[None], function(*alone, *common))
         if many == "map":
             return lax.map(lambda own: function(*own, *common), per_run)
-        return jax.vmap(lambda *own: function(*own, *common))(*per_run)
+        with convolutions_apart() if many == "mixed" else nullcontext():
+            return jax.vmap(lambda *own: function(*own, *common))(*per_run)
 
     def all_runs(*args: Any) -> Any:
         # For debugging: a shard_map over one of two axes has to be compiled.
