@@ -74,7 +74,13 @@ CONTENDERS = {
 }
 
 
-def matrix_product(seed: int, precision: str) -> Callable[[], float]:
+PRODUCTS = {
+    precision: Contender(module="accelerator", function="matrix_products", options={"precision": precision})
+    for precision in ("float32", "bf16")
+}
+
+
+def matrix_products(seed: int, precision: str) -> Callable[[], float]:
     """A call that multiplies two random matrices ten times."""
     import jax
     import jax.numpy as jnp
@@ -132,6 +138,7 @@ def show(
         "batch": work.batch,
         "steps_per_call": work.steps,
         "flops_per_image": flops_per_image(work),
+        "flops_of_matrix_products": dict(rates),
         "goals": [goal.as_json(measured) for goal in work.goals],
         "contenders": record,
     }
@@ -140,12 +147,14 @@ def show(
 def main(
     networks: tyro.conf.Positional[tuple[str, ...]] = (),
     repeats: int = 7,
+    patience: float = 600.0,
     without: tuple[str, ...] = (),
     output: Path = ROOT / "results" / "benchmarks",
 ) -> None:
     """Races the contenders on every network, one after another, or on those named, all at once.
 
-    `without` leaves out contenders whose name has one of these words in it.
+    `without` leaves out contenders whose name has one of these words in it, and those that are not ready after so many
+    seconds of `patience` are out.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the processes share the memory
     for name in networks:
@@ -157,12 +166,6 @@ def main(
         raise SystemExit("error: JAX sees no accelerator here; for the CPU there is benchmarks/train_steps.py")
     console = Console(width=150)
     chosen = {name: each for name, each in CONTENDERS.items() if not any(word in name for word in without)}
-    products = {
-        precision: Contender(module="accelerator", function="matrix_product", options={"precision": precision})
-        for precision in ("float32", "bf16")
-    }
-    found = race(products, (), repeats, console)
-    rates = {precision: 10 * 2 * SIDE**3 * result.rate for precision, result in found.items()}
     path = output / "accelerator.json"
     record = json.loads(path.read_text()) if networks and path.exists() else {"networks": {}}
     for group in [networks] if networks else [(name,) for name in NETWORKS]:
@@ -173,7 +176,9 @@ def main(
             for contender, each in chosen.items()
             if "vmap" not in contender or work.network not in NO_CONVOLUTION
         }
-        measured = race(entries, (), repeats, console, warm_up_together=True)
+        together = {"warm_up_together": True, "patience": patience}
+        measured = race(entries | PRODUCTS, (), repeats, console, **together)
+        rates = {precision: 10 * 2 * SIDE**3 * measured[precision].rate for precision in PRODUCTS}
         for name, work in works.items():
             own = {contender: measured[entry] for contender in chosen if (entry := f"{name}: {contender}") in measured}
             for contender, result in own.items():

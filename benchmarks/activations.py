@@ -12,6 +12,7 @@ PyTorch: its own fused kernel where it has one, torch.compile where it has none;
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,28 +32,32 @@ Calls = dict[str, Callable[[], object]]
 
 
 def ours(x: jax.Array, g: jax.Array, launches: int, memory: dict[str, int]) -> dict[str, Calls]:
-    """Compiled calls of relujax by order of the derivative; what each holds beside what it takes goes into `memory`."""
+    """Compiled calls of relujax by order of the derivative; what each holds beside what it takes goes into `memory`.
 
-    def call(name: str, function: Callable) -> Callable[[], object]:
-        compiled = jax.jit(function).lower(x, g).compile()
+    A derivative takes what the forward pass kept, x or the output, as in training.
+    """
+
+    def call(name: str, function: Callable, *taken: Any) -> Callable[[], object]:
+        compiled = jax.jit(function).lower(*taken).compile()
         held = compiled.memory_analysis()
         memory[name] = held.output_size_in_bytes + held.temp_size_in_bytes
-        return lambda: jax.block_until_ready([compiled(x, g) for _ in range(launches)][-1])
+        return lambda: jax.block_until_ready([compiled(*taken) for _ in range(launches)][-1])
 
-    def calls(order: str, make: Callable) -> Calls:
-        return {f"relujax {name}": call(f"{order}, {name}", make(get_activation(name))) for name in NAMES}
+    def pulled_back(pull: Callable, g: jax.Array) -> jax.Array:
+        return pull(g)[0]
 
-    def first(f: Callable) -> Callable:
-        return lambda x, g: jax.vjp(f, x)[1](g)[0]
+    value = {"copy": call("copy", lambda x: x + 1, x)}
+    first, second = ({"sum of two": call("sum of two", jnp.add, x, g)} for _ in range(2))
+    for name in NAMES:
+        function = get_activation(name)
 
-    def second(f: Callable) -> Callable:
-        return lambda x, g: jax.vjp(lambda x: first(f)(x, g), x)[1](g)[0]
+        def slope(x: jax.Array, function: Callable = function) -> jax.Array:
+            return jax.vjp(function, x)[1](g)[0]
 
-    return {
-        "value": {"copy": call("copy", lambda x, g: x + 1)} | calls("value", lambda f: lambda x, g: f(x)),
-        "first derivative": {"sum of two": call("sum of two", jnp.add)} | calls("first derivative", first),
-        "second derivative": {"sum of two": call("sum of two", jnp.add)} | calls("second derivative", second),
-    }
+        value[f"relujax {name}"] = call(f"value, {name}", function, x)
+        first[f"relujax {name}"] = call(f"first derivative, {name}", pulled_back, jax.vjp(function, x)[1], g)
+        second[f"relujax {name}"] = call(f"second derivative, {name}", pulled_back, jax.vjp(slope, x)[1], g)
+    return {"value": value, "first derivative": first, "second derivative": second}
 
 
 def theirs(x: np.ndarray, g: np.ndarray, launches: int) -> dict[str, Calls]:

@@ -7,6 +7,7 @@ sum of their rates, so none is charged for waiting for another.
 
 import importlib
 import importlib.metadata
+import math
 import multiprocessing
 import os
 import platform
@@ -89,8 +90,13 @@ class Worker:
     def ask(self) -> None:
         self.answers.send(True)
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self, until: float = math.inf) -> dict[str, Any]:
+        """What it says next; where it says nothing until then, by the monotonic clock, it is ended."""
+        patience = None if until == math.inf else max(until - time.monotonic(), 0.0)
         try:
+            if not self.answers.poll(patience):
+                self.process.kill()
+                return {"failure": "not ready in time"}
             return self.answers.recv()
         except EOFError:
             return {"failure": "the process ended"}
@@ -130,20 +136,22 @@ def race(
     console: Console,
     *,
     warm_up_together: bool = False,
+    patience: float = math.inf,
 ) -> dict[str, Measured]:
-    """All contenders in turn, `repeats` times; those that fail while they warm up are out."""
+    """All contenders in turn, `repeats` times; those that fail while they warm up, or take longer (s), are out."""
 
     def start(name: str) -> list[Worker]:
         contender = contenders[name]
         return [Worker(contender, given, seed) for seed in range(contender.processes)]
 
     measured = {name: Measured(contender) for name, contender in contenders.items()}
+    until = time.monotonic() + patience
     workers = {name: start(name) for name in contenders} if warm_up_together else {}
     with console.status("") as status:
         for name in contenders:
             status.update(f"warming up: {name}")
             own = workers.pop(name, None) or start(name)
-            answers = [worker.answer() for worker in own]
+            answers = [worker.answer(until) for worker in own]
             measured[name].first_call = max(answer.get("first_call", 0.0) for answer in answers)
             failures = [answer["failure"] for answer in answers if "failure" in answer]
             if failures:

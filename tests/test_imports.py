@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "relujax"
 
 # Each file may import only files that stand before it.
 DATA = "errors activations facts own data pictures datasets from_tfds download"
-NETWORKS = "initializers placement gates dropout layers models interop"
+NETWORKS = "initializers placement gates dropout convolution layers models interop"
 TRAINING = "recipe sharding preemption hosts probes statistics timing trial train records bucket checkpoint environment"
 SEEN = "figures tables results report show catalog obtain cli"
 STUDIES = "claims study measure progress live profile loop estimate runner launch"

@@ -229,10 +229,10 @@ PARTS = {"train": slice(200), "test": slice(200, 290)}
 
 
 @functools.cache
-def convolutional_programs(seeds, devices, in_one_scan):
+def convolutional_programs(seeds, devices, in_one_scan, together="auto"):
     """The programs for 200 images of 8×8 pixels, and all that was handed to jax.jit for them."""
-    calls = "epoch" if in_one_scan else "auto"
-    return noted_programs(CONVOLUTIONAL, make_mesh(seeds, devices), (200, 8, 8, 1), calls=calls)
+    how = {"calls": "epoch" if in_one_scan else "auto", "together": together}
+    return noted_programs(CONVOLUTIONAL, make_mesh(seeds, devices), (200, 8, 8, 1), **how)
 
 
 @pytest.fixture(scope="module")
@@ -241,9 +241,9 @@ def crops(digits):
     return {name: Split(images[part], digits.labels[part]) for name, part in PARTS.items()}
 
 
-def convolved(crops, seeds, devices, in_one_scan=False):
+def convolved(crops, seeds, devices, in_one_scan=False, together="auto"):
     """States and metrics after an epoch of three steps."""
-    programs, _ = convolutional_programs(len(seeds), devices, in_one_scan)
+    programs, _ = convolutional_programs(len(seeds), devices, in_one_scan, together)
     seeds = jax.device_put(np.array(seeds, np.int32), over_runs(make_mesh(len(seeds), devices)))
     states = programs.init(seeds, crops["train"])
     states = programs.epoch(states, seeds, crops["train"], never)
@@ -302,6 +302,11 @@ def test_convolutions_on_two_devices_equal_each_run_alone(crops):
     assert not np.allclose(heads[0], heads[1], atol=1e-2)
 
 
+def test_however_the_runs_of_a_device_share_it_the_numbers_are_the_same(crops):
+    in_turn, at_once = (convolved(crops, (4, 5), devices=1, together=how) for how in ("map", "mixed"))
+    assert_close(at_once, in_turn, 2e-4)
+
+
 def test_the_step_of_a_convolutional_network_is_compiled_once(crops):
     programs, compiled = convolutional_programs(1, 1, False)
     seeds = jax.device_put(np.arange(1, dtype=np.int32), over_runs(make_mesh(1, 1)))
@@ -319,6 +324,7 @@ def test_the_step_of_a_convolutional_network_is_compiled_once(crops):
 def test_how_steps_are_called_follows_from_network_and_device(trial, calls, expected):
     how = dispatch(trial, make_mesh(1, 1), (28, 28, 1), False, calls)
     assert (how.per_call, how.compiler_options and "options") == expected and how.runs_of_a_device == "map"
+    assert dispatch(trial, make_mesh(1, 1), (28, 28, 1), False, calls, "vmap").runs_of_a_device == "vmap"
 
 
 def test_what_no_device_holds_cannot_be_an_epoch_per_call():
