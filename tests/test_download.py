@@ -56,10 +56,13 @@ def archive(members):
     with tarfile.open(fileobj=made, mode="w:gz") as tar:
         for name, content in members:
             info = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.name = name
             if isinstance(content, bytes):
                 info.size = len(content)
-            info.name = name
-            tar.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
+                tar.addfile(info, io.BytesIO(content))
+            else:  # a header that promises content, which `addfile` would refuse
+                tar.fileobj.write(info.tobuf())
+                tar.offset += tarfile.BLOCKSIZE
     return made.getvalue()
 
 
