@@ -60,6 +60,8 @@ class Run:
     """A TFDS data directory; default: $RELUJAX_DATA or ~/.cache/relujax/data."""
     only: tuple[str, ...] = ()
     """Train only these rows."""
+    records: tuple[Path, ...] = ()
+    """Folders of records, e.g. results: runs that have ended there are taken over instead of trained again."""
     precision: Literal["float32", "bf16"] = "float32"
     """What networks compute in; parameters and BatchNorm statistics stay float32 (bf16: a rehearsal)."""
     devices: int | None = None
@@ -207,7 +209,7 @@ def _show(studies: Studies, command: Show, workdir: Path) -> None:
 def _run(studies: Studies, command: Run) -> int:
     import jax
 
-    from relujax import hosts, launch, report, runner, tables
+    from relujax import hosts, launch, report, results, runner, tables
     from relujax.environment import keep_compiled_programs
     from relujax.loop import Options
     from relujax.sharding import one_cpu_device_per_core
@@ -256,6 +258,10 @@ def _run(studies: Studies, command: Run) -> int:
         bucket.local(command.workdir, training=True) as workdir,
     ):
         here, how = command.launcher == "local", Options(**options)
+        for folder in command.records if hosts.is_first() else ():
+            own = [study for study in entries.values() if isinstance(study, Study)]
+            taken = sum(results.take_over(study, folder, workdir) for study in own)
+            print(f"{taken} run{'s' if taken != 1 else ''} taken over from {folder}", file=sys.stderr)
         for name in runner.begin(entries, workdir=workdir, only=command.only, options=how, here=here):
             study = entries[name]
             if here or isinstance(study, Measurement):
@@ -270,12 +276,10 @@ def _run(studies: Studies, command: Run) -> int:
     console, failures = Console(), []
     with bucket.local(command.workdir) as workdir:
         for name, study in entries.items():
-            results = report.read(study, name, workdir)
-            console.print(tables.summary(study, results, console.width))
-            for label in command.only or results:  # an old failure of another row is not this command's
-                failures += [
-                    f"{label}, seed {run.seed}: {run.failure}" for run in results.get(label, ()) if run.failure
-                ]
+            found = report.read(study, name, workdir)
+            console.print(tables.summary(study, found, console.width))
+            for label in command.only or found:  # an old failure of another row is not this command's
+                failures += [f"{label}, seed {run.seed}: {run.failure}" for run in found.get(label, ()) if run.failure]
         _write_report(studies, _held(studies, workdir), workdir, command.workdir)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)

@@ -8,9 +8,10 @@ import numpy as np
 
 from relujax import records
 from relujax.claims import Results, Verdict, variance_over_epochs
+from relujax.errors import InputError
 from relujax.study import Entry, Study, rehearsal_reasons
 from relujax.tables import NOTHING, escape_markdown, judgements, table_cells
-from relujax.trial import RunResult, describe, trial_id
+from relujax.trial import RunResult, Trial, describe, trial_id
 
 SHOWN = 4  # rows of a study in the overview
 
@@ -84,6 +85,41 @@ def rehearsals_table(directory: Path, studies: Mapping[str, Entry]) -> str:
             ]
             lines.append("| " + " | ".join([*(first if position == 0 else ["", ""]), escape_markdown(finding)]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def take_over(study: Study, directory: Path, workdir: Path) -> int:
+    """Gives `workdir` the runs of the study that have ended in the records of a directory; how many.
+
+    Where a run was begun in the workdir it stays as it is. Left out are rows with probes, since a record does not hold
+    what they saw of single units, and runs that were not measured in every epoch. What starts from such a run needs its
+    checkpoint, and is refused.
+    """
+    if not directory.is_dir():
+        raise InputError(f"--records must be a folder of records, such as results; {directory} is none")
+    trials = {trial_id(trial): trial for trial in study.trials.values() if not trial.probes}
+    taken = 0
+    for path in sorted(directory.glob("*.json")):
+        found = records.read_json(path)
+        for row in found["rows"].values() if isinstance(found, dict) and "study" in found else ():
+            trial = trials.get(row.get("trial_id"))
+            taken += 0 if trial is None else sum(_taken(run, trial, path.name, workdir) for run in row["runs"])
+    return taken
+
+
+def _taken(run: Mapping[str, Any], trial: Trial, source: str, workdir: Path) -> bool:
+    """Whether a run of a record could be written as a run directory."""
+    directory = records.run_directory(workdir, trial, run["seed"])
+    in_every_epoch = all(len(curve) == run["epochs"] for curve in run["curves"].values())
+    if run["status"] == "unfinished" or directory.exists() or not in_every_epoch:
+        return False
+    with records.locked([directory]):
+        records.open_run(directory, trial)
+        for epoch in range(run["epochs"]):
+            values = {name: curve[epoch] for name, curve in run["curves"].items()}
+            records.append_epoch(directory, {"epoch": epoch + 1, **values}, {})
+        ended = {name: run[name] for name in ("status", "diverged_at_step", "environment") if name in run}
+        records.write_json(directory / "result.json", ended | {"from_record": source})
+    return True
 
 
 def _recorded(directory: Path) -> Iterator[tuple[Path, Mapping[str, Any], Sequence[Mapping[str, Any]]]]:

@@ -273,7 +273,7 @@ def _check_workdir(workdir: Path) -> None:
 
 
 def _check_earlier(workdir: Path, trial: Trial, seeds: Sequence[int]) -> None:
-    """Refuses to start from a run of which only the record is there, e.g. one that was copied from results/runs."""
+    """Refuses to start from a run of which only the record is there, see `results.take_over`."""
     if trial.start_from is None:
         return
     for seed in seeds:

@@ -176,15 +176,22 @@ def as_runs(
 
 
 def rehearsal_reasons(study: Entry, results: Results) -> tuple[str, ...]:
-    """Why these runs are not the paper's: how the study was adapted, and data that is not the real bytes."""
-    trials = study.trials if isinstance(study, Study) else {}
+    """Why these runs are not the paper's: how the study was adapted, data not the real bytes, runs that have not ended.
+
+    A verdict before all runs of a row have ended would be one that waits until it likes what it sees.
+    """
+    if not isinstance(study, Study):
+        return study.rehearsal
+    ended = [sum(run.status != "unfinished" for run in results.get(label, ())) for label in study.trials]
+    fewest = min(filter(None, ended), default=study.runs)
     labels = {
         f"{run.environment['dataset']} instead of {trial.data.name}"
-        for label, trial in trials.items()
+        for label, trial in study.trials.items()
         for run in results.get(label, ())
         if run.environment.get("dataset", trial.data.name) != trial.data.name
     }
-    return (*study.rehearsal, *sorted(labels))
+    runs = [f"{fewest} of {study.runs} runs"] if fewest < study.runs else []
+    return (*study.rehearsal, *runs, *sorted(labels))
 
 
 def adapt(

@@ -119,9 +119,18 @@ def test_whatever_departs_from_the_paper_is_named():
 
 
 def test_a_recompressed_copy_is_a_rehearsal():
-    study = elu.fig_2_median_activation()
-    reasons = rehearsal_reasons(study, {"ELU": [run(loss=[1.0], dataset="mnist (recompressed)")]})
+    study = adapt(elu.fig_2_median_activation(), runs=6)
+    reasons = rehearsal_reasons(study, {"ELU": 6 * [run(loss=[1.0], dataset="mnist (recompressed)")]})
     assert reasons == ("mnist (recompressed) instead of mnist",)
+
+
+def test_a_row_of_which_runs_have_not_ended_gets_no_verdict_yet():
+    study = elu.fig_2_median_activation()
+    done, begun = run(loss=[1.0]), replace(run(loss=[1.0]), status="unfinished")
+    assert rehearsal_reasons(study, {"ELU": 5 * [done], "ReLU": 3 * [done] + 2 * [begun]}) == ("3 of 5 runs",)
+    assert rehearsal_reasons(study, {"ELU": 5 * [done], "ReLU": [begun]}) == ()  # nothing of it counts
+    assert rehearsal_reasons(study, {"ELU": 5 * [done], "ReLU": 5 * [replace(done, status="diverged")]}) == ()
+    assert rehearsal_reasons(adapt(study, runs=3), {"ELU": 2 * [done]}) == ("3 of 5 runs", "2 of 3 runs")
 
 
 @pytest.mark.parametrize(
