@@ -158,7 +158,6 @@ def race(
                 measured[name].failure = failures[0]
             else:
                 workers[name] = own
-        status.update("warmed up")
         for repeat in range(repeats):
             status.update(f"repeat {repeat + 1} of {repeats}")
             for name, own in workers.items():

@@ -132,7 +132,7 @@ def noise(work: Work) -> tuple[np.ndarray, np.ndarray]:
 
 
 def relujax_steps(
-    work: Work, *, seed: int, runs: int, together: Any = "auto", precision: str = "float32", products: str = "highest"
+    work: Work, *, seed: int, runs: int, together: Any = "auto", precision: str = "float32"
 ) -> Callable[[], float]:
     """The programs of relujax's runner."""
     import jax
@@ -154,7 +154,7 @@ def relujax_steps(
 
     def call() -> float:
         nonlocal states
-        with jax.default_matmul_precision(products):
+        with jax.default_matmul_precision("highest"):
             states = programs.epoch(states, seeds, train, lambda: False)
         return float(states.sums["loss"][0]) / work.steps
 
