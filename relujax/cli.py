@@ -80,7 +80,7 @@ class Run:
     """Give up on other processes that do not answer for so long."""
     checkpoint_every: str = "5m"
     """How much training may be lost when the machine is taken away, e.g. 30s, 5m, 1h."""
-    calls: Literal["auto", "epoch", "step"] = "auto"
+    calls: Literal["auto", "epoch", "part", "step"] = "auto"
     """How much one call of a compiled program trains; by rule what is faster for the network and device."""
     together: Literal["auto", "vmap", "mixed", "map"] = "auto"
     """How the runs of a device share it: at once, all but convolutions at once, or in turn; by rule what is faster."""
@@ -214,7 +214,12 @@ def _run(studies: Studies, command: Run) -> int:
     from relujax.loop import Options
     from relujax.sharding import one_cpu_device_per_core
 
-    keep_compiled_programs()
+    who = (command.coordinator, command.processes, command.process)
+    many = command.distributed or who != (None, None, None)
+    # Of many processes only the first writes. Others that do not see its folder compile while it does not, and on GPUs
+    # wait for it to time kernels with them: for a day.
+    if not many:
+        keep_compiled_programs()
     need("matplotlib", "jinja2", extra="report")  # before training, not after
     overrides: dict[str, Any] = {
         "epochs": command.epochs,
@@ -250,8 +255,6 @@ def _run(studies: Studies, command: Run) -> int:
             raise InputError("with Ray, --resources says what a task may use: leave --devices out")
     elif command.address or command.resources:
         raise InputError("--address and --resources say where Ray trains: add --launcher ray, or leave them out")
-    who = (command.coordinator, command.processes, command.process)
-    many = command.distributed or who != (None, None, None)
     one_cpu_device_per_core(command.devices)
     with (
         hosts.joined(*who, _seconds(command.patience)) if many else nullcontext(),

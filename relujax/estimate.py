@@ -13,7 +13,7 @@ from relujax.timing import seconds_per_call
 from relujax.train import Split, compile_programs, dispatch
 from relujax.trial import RunResult, Trial
 
-STEPS = {"step": 4, "epoch": 200}  # that are timed together, by what one call of a compiled program trains
+STEPS = {"step": 4, "part": 20, "epoch": 200}  # that are timed together, by what one call of a program trains
 
 
 def seconds_of(trial: Trial, runs: int, options: Options | None = None) -> float:

@@ -125,10 +125,10 @@ def train(
             late = time.monotonic() - saved > options.checkpoint_every
             return END if asked.is_set() else CHECKPOINT if late else NOTHING
 
-        def after_step() -> bool:
+        def after_step(taken: int = 1) -> bool:
             nonlocal step, wished
-            step += 1
-            profile.before(step, step + 1)
+            step += taken
+            profile.before(step, step + taken)
             before, wished = wished, hosts.largest(wish())
             # What many processes wish now is known when the step that is under way is done: that is too long to wait.
             return int(wished if jax.process_count() == 1 else before) > NOTHING

@@ -90,6 +90,8 @@ def train(study: Entry, name: str, *, workdir: Path, only: Sequence[str], option
                 if jax.process_count() > 1:  # the others wait for this one
                     raise
                 failure = f"{type(error).__name__}: {one_line(error)}"
+                if "RESOURCE_EXHAUSTED" in failure:
+                    failure += "; less memory with --remat, or with the runs in turn (--together map)"
                 logging.getLogger(__name__).exception("%s is given up", label)
             for seed in seeds if first else ():
                 records.note_failure(records.run_directory(workdir, trial, seed), failure)
@@ -107,7 +109,7 @@ def _refuse(study: Entry, name: str, *, workdir: Path, only: Sequence[str], here
     for trial in every:
         check(trial)
     if here:
-        _check_machine(options, every)
+        _check_machine(options, every, study.runs)
     first, seeds = hosts.is_first(), range(study.runs)
     if first:
         records.check_study(workdir, name, describe(study.trials))
@@ -166,7 +168,7 @@ def fit(
     for phase in needed:
         check(phase)
     _check_workdir(workdir)
-    _check_machine(how, needed)
+    _check_machine(how, needed, len(seeds))
     for phase in needed if hosts.is_first() else ():
         _check_earlier(workdir, phase, seeds)
     return _fit(trial, seeds, workdir, how, label, reporter)
@@ -287,11 +289,12 @@ def _check_earlier(workdir: Path, trial: Trial, seeds: Sequence[int]) -> None:
             raise InputError(f"{earlier} has ended, but has no checkpoint to start from; remove it to train it again")
 
 
-def _check_machine(options: Options, trials: Iterable[Trial]) -> None:
+def _check_machine(options: Options, trials: Iterable[Trial], runs: int) -> None:
     if options.tensorboard:
         loop.tensorboard_writer()
     for trial in trials:
-        loop.mesh_of(trial, 1, options)
+        for group in batches_of_runs(range(runs), loop.mesh_of(trial, runs, options)):
+            loop.mesh_of(trial, len(group), options)
 
 
 def _finished(workdir: Path, trial: Trial, seeds: Sequence[int]) -> bool:

@@ -42,7 +42,7 @@ def make_mesh(
     available = [device for i in range(machines) for device in jax.local_devices(process_index=i)[:devices]]
     if devices_per_run is None and machines == 1 and available[0].platform == "cpu":
         devices_per_run = 1
-    shape = mesh_shape(runs, len(available), batch_size, devices_per_run)
+    shape = mesh_shape(runs, len(available), batch_size, devices_per_run, machines)
     if prod(shape) < machines:
         raise InputError(
             f"{runs} run(s) with batches of {batch_size} fill {prod(shape)} of the {machines} machines: "
@@ -54,16 +54,24 @@ def make_mesh(
     return Mesh(chosen, ("run", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def mesh_shape(runs: int, devices: int, batch_size: int, devices_per_run: int | None = None) -> tuple[int, int]:
+def mesh_shape(
+    runs: int, devices: int, batch_size: int, devices_per_run: int | None = None, least: int = 1
+) -> tuple[int, int]:
     """Places along "run", up to one per run, and devices of each along "data", which split its batches.
 
-    By default no device is idle that could help: each place gets as many as there are and as divide the batch.
+    By default no device is idle that could help: each place gets as many as there are and as divide the batch. Where
+    that takes fewer than `least` devices (every machine has to take part) it is fewer places with more of them, if any
+    number does: 5 runs on 8 machines are (4, 2).
     """
     if devices_per_run is not None:
         _check_split(batch_size, devices_per_run, devices)
         return min(runs, devices // devices_per_run), devices_per_run
     places = min(runs, devices)
-    return places, max(_divisors(batch_size, devices // places))
+    shape = places, max(_divisors(batch_size, devices // places))
+    if prod(shape) < least:
+        others = ((min(runs, devices // split), split) for split in _divisors(batch_size, devices))
+        shape = next((other for other in others if prod(other) >= least), shape)
+    return shape
 
 
 def _check_split(batch_size: int, devices_per_run: int, devices: int) -> None:

@@ -28,8 +28,9 @@ from relujax.sharding import on_cpu, over_batch, over_batches, over_runs, split_
 from relujax.trial import Trial
 
 Metrics = dict[str, Array]
-EVALUATION_BATCH = 1000  # images; only memory depends on it
-Calls = Literal["auto", "epoch", "step"]
+EVALUATION_BATCH = 1000  # images, on CPU; elsewhere as many as in training, since all runs of a device are at it
+PART = 50  # steps at most
+Calls = Literal["auto", "epoch", "part", "step"]
 Together = Literal["auto", "vmap", "mixed", "map"]  # the runs of a device; mixed: convolutions in turn, else at once
 
 # Of convolutional programs on CPU. The library that XLA hands convolutions to by default takes two to six times as long
@@ -131,18 +132,26 @@ def train_step(
 
 
 def train_epoch(
-    trial: Trial, optimizer: optax.GradientTransformation, state: TrainState, seed: Array, images: Split
+    trial: Trial,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    seed: Array,
+    images: Split,
+    part: int | None = None,
 ) -> TrainState:
-    """One pass in a new order, as one scan.
+    """One pass in a new order, as one scan, or the `part` of it, so many steps, that follows `state`.
 
     The images that do not fill the last batch sit out; which ones differs from epoch to epoch.
     """
     order = epoch_order(trial, len(images), state, seed)
+    steps = len(order)
 
     def step(state: TrainState, chosen: Array) -> tuple[TrainState, None]:
         batch = images.take(split_batch(chosen))
-        return next_step(trial, optimizer, len(order), state, seed, batch), None
+        return next_step(trial, optimizer, steps, state, seed, batch), None
 
+    if part is not None and part < steps:
+        order = lax.dynamic_slice_in_dim(order, state.step % steps, part)
     return lax.scan(step, state, order)[0]
 
 
@@ -178,9 +187,9 @@ def eval_step(trial: Trial, state: TrainState, batch: Split, weights: Array) -> 
     return jax.tree.map(lambda value: jnp.sum(jnp.where(weights > 0, value, 0)), values)
 
 
-def evaluate(trial: Trial, state: TrainState, images: Split) -> Metrics:
-    """Mean loss and error over all of `images`, each example exactly once."""
-    index, weights = batches_in_order(len(images), EVALUATION_BATCH)
+def evaluate(trial: Trial, state: TrainState, images: Split, batch_size: int = EVALUATION_BATCH) -> Metrics:
+    """Mean loss and error over all of `images`, each example exactly once; only memory depends on `batch_size`."""
+    index, weights = batches_in_order(len(images), batch_size)
 
     def sums_of_batch(rows: tuple[Array, Array]) -> Metrics:
         chosen, weight = split_batch(rows)
@@ -216,9 +225,9 @@ class Programs:
     """A trial compiled for several runs at once; states, seeds and metrics carry a leading run axis."""
 
     init: Callable[[Array, Split], TrainState]  # seeds, an image or more of those to train on
-    # States (donated), seeds, training images, and what is asked after each step whether to return early, if steps
-    # are taken one by one. Goes on to the end of the epoch, or to where every run has diverged.
-    epoch: Callable[[TrainState, Array, Any, Callable[[], bool]], TrainState]
+    # States (donated), seeds, training images, and what is asked whether to return early: after each step, or, with
+    # the steps taken, after each part of an epoch. Goes on to the end of it, or to where every run has diverged.
+    epoch: Callable[[TrainState, Array, Any, Callable[..., bool]], TrainState]
     measure: Callable[[TrainState, Any, Mapping[str, Any]], Metrics]  # states, training images, others by name
     steps_per_call: int  # how many a compiled program takes before the host is back
 
@@ -227,7 +236,7 @@ class Programs:
 class Dispatch:
     """How a trial's steps reach the devices; nothing of it changes what is computed, beyond rounding."""
 
-    per_call: Literal["epoch", "step"]  # how much one call of a compiled program trains
+    per_call: Literal["epoch", "part", "step"]  # how much one call of a compiled program trains
     runs_of_a_device: Together
     compiler_options: dict[str, str] | None = None
 
@@ -245,20 +254,31 @@ def dispatch(
     On an accelerator the runs of a device are vmapped, as one small network cannot fill it, but for convolutions, which
     XLA would make one of many groups: five runs of ResNet-20 at once on an H200 train 38,100 images/s so (in bf16 102
     thousand), vmapped altogether 27,900 (50), in turn 35,200 (80). On CPU they take turns: a batched matrix product is
-    slower there than the products one after another. An epoch is one program: 0.89 s against
-    1.29 s step by step (784 – 8×128 – 10 on MNIST, 2 cores). Not so where a gradient of a convolution would stand in a
-    loop on CPU, which XLA computes by a naive method there (ResNet-20, batch 128: 22 s a step against 0.4 s), and not
-    where the images are handed out by the host batch by batch.
+    slower there than the products one after another.
+
+    An epoch is one program: 0.89 s against 1.29 s step by step (784 – 8×128 – 10 on MNIST, 2 cores). Of a convolutional
+    network on an accelerator it is a part of an epoch, so that whoever takes the machine away is heard within seconds.
+    On CPU such networks are trained step by step: there XLA computes the gradient of a convolution that stands in a
+    loop by a naive method (ResNet-20, batch 128: 22 s a step against 0.4 s). So are those whose images the host hands
+    out batch by batch.
     """
-    if calls == "epoch" and streamed:
-        raise InputError(f"images of {trial.data.name} do not fit a device, so steps are called one by one; got epoch")
-    cpu = on_cpu(mesh)
-    convolutions_on_cpu = cpu and is_convolutional(trial.model, (1, *input_shape(trial.data, image)))
+    if calls in ("epoch", "part") and streamed:
+        raise InputError(
+            f"images of {trial.data.name} do not fit a device, so steps are called one by one; got {calls}"
+        )
+    cpu, convolutional = on_cpu(mesh), is_convolutional(trial.model, (1, *input_shape(trial.data, image)))
+    if calls == "auto":
+        calls = "step" if streamed or (cpu and convolutional) else "part" if convolutional else "epoch"
     return Dispatch(
-        per_call=("step" if convolutions_on_cpu or streamed else "epoch") if calls == "auto" else calls,
+        per_call=calls,
         runs_of_a_device=("map" if cpu else "mixed") if together == "auto" else together,
-        compiler_options=CPU_CONVOLUTIONS if convolutions_on_cpu else None,
+        compiler_options=CPU_CONVOLUTIONS if cpu and convolutional else None,
     )
+
+
+def part_of(steps: int) -> int:
+    """The most steps, up to PART, that divide an epoch of so many into equal parts."""
+    return max(part for part in range(1, min(PART, steps) + 1) if steps % part == 0)
 
 
 def compile_programs(
@@ -297,7 +317,8 @@ def compile_programs(
         return init_state(trial, optimizer, seed, train.images)
 
     def measure(state: TrainState, train: Split, others: dict[str, Split]) -> Metrics:
-        found = {part: evaluate(trial, state, images) for part, images in others.items()}
+        size = EVALUATION_BATCH if on_cpu(mesh) else min(EVALUATION_BATCH, trial.recipe.batch_size)
+        found = {part: evaluate(trial, state, images, size) for part, images in others.items()}
         return _of_epoch(state, steps, found) | probe(trial, state, train)
 
     order_of = compiled(partial(epoch_order, trial, count), shared=0)
@@ -306,7 +327,7 @@ def compile_programs(
     watched = compiled(partial(probe, trial), shared=1)
 
     def epoch_step_by_step(
-        states: TrainState, seeds: Array, train: Split | Streamed, pause: Callable[[], bool]
+        states: TrainState, seeds: Array, train: Split | Streamed, pause: Callable[..., bool]
     ) -> TrainState:
         order, here = gather(order_of(states, seeds)), _on_host(train)
         for step in range(int(gather(states.step)[0]) % steps, steps):
@@ -337,14 +358,20 @@ def compile_programs(
 
     if how.per_call == "step":
         return Programs(compiled(init, shared=1), epoch_step_by_step, measure_in_turn, steps_per_call=1)
-    whole = compiled(training(partial(train_epoch, trial, optimizer)), shared=1, donated=(0,))
+    part = steps if how.per_call == "epoch" else part_of(steps)
+    some = compiled(training(partial(train_epoch, trial, optimizer, part=part)), shared=1, donated=(0,))
 
-    def rest_of_epoch(states: TrainState, seeds: Array, train: Split, pause: Callable[[], bool]) -> TrainState:
-        if int(gather(states.step)[0]) % steps:  # stopped within it, by programs that take steps one by one
+    def epoch_part_by_part(states: TrainState, seeds: Array, train: Split, pause: Callable[..., bool]) -> TrainState:
+        step = int(gather(states.step)[0]) % steps
+        if step % part:  # stopped there by programs that take steps one by one
             return epoch_step_by_step(states, seeds, train, pause)
-        return whole(states, seeds, train)
+        for _ in range(step, steps, part):
+            states = some(states, seeds, train)
+            if part < steps and (gather(states.diverged_at).all() or pause(part)):
+                break
+        return states
 
-    return Programs(compiled(init, shared=1), rest_of_epoch, compiled(measure, shared=2), steps_per_call=steps)
+    return Programs(compiled(init, shared=1), epoch_part_by_part, compiled(measure, shared=2), steps_per_call=part)
 
 
 def _on_host(images: Split | Streamed) -> Split | Streamed:

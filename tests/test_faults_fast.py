@@ -138,6 +138,7 @@ def test_a_row_that_cannot_be_trained_does_not_stop_the_others(tmp_path, caplog)
     results = runner.run(study, workdir=tmp_path)
     assert results["good"][0].status == "done"
     assert results["bad"][0].status == "unfinished" and "RESOURCE_EXHAUSTED" in results["bad"][0].failure
+    assert results["bad"][0].failure.endswith("with --remat, or with the runs in turn (--together map)")
     assert "bad is given up" in caplog.text
     directory = records.run_directory(tmp_path, bad, 0)
     records.write_json(directory / "result.json", {"status": "done"})

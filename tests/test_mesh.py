@@ -149,6 +149,21 @@ def test_spare_devices_split_the_batch_as_far_as_it_divides(runs, devices, batch
     assert mesh_shape(runs, devices, batch_size) == shape
 
 
+@pytest.mark.parametrize(
+    "runs, machines, batch_size, shape",
+    [
+        (5, 8, 128, (4, 2)),
+        (5, 6, 128, (3, 2)),
+        (5, 16, 128, (4, 4)),
+        (3, 4, 128, (2, 2)),
+        (10, 8, 100, (8, 1)),
+        (1, 8, 100, (1, 5)),
+    ],
+)
+def test_every_machine_takes_part_if_any_split_of_the_batch_lets_it(runs, machines, batch_size, shape):
+    assert mesh_shape(runs, machines, batch_size, least=machines) == shape
+
+
 def test_on_cpu_a_batch_is_split_only_when_asked_for():
     assert make_mesh(1, 2, batch_size=64).devices.shape == (1, 1)
     assert make_mesh(1, 2, batch_size=64, devices_per_run=2).devices.shape == (1, 2)

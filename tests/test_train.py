@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from relujax import datasets
+from relujax import datasets, train
 from relujax.data import Data, Flip, UnitRange
 from relujax.errors import InputError
 from relujax.initializers import he_normal
@@ -26,6 +26,7 @@ from relujax.train import (
     init_state,
     keys,
     next_step,
+    part_of,
     train_epoch,
 )
 from relujax.trial import Trial
@@ -56,7 +57,7 @@ def trained(digits, devices, seeds, epochs=2):
     return jax.device_get((states, programs.measure(states, digits, {})))
 
 
-def never():
+def never(steps=1):
     """Whether to return before the end of the epoch."""
     return False
 
@@ -187,6 +188,46 @@ def test_the_same_seed_gives_identical_runs_and_five_seeds_differ(digits):
     jax.tree.map(np.testing.assert_array_equal, first, again)
     heads = {leaf.tobytes() for leaf in first.params["head"]["kernel"]}
     assert len(heads) == 5
+
+
+def test_an_epoch_in_parts_is_that_in_one_program_and_ends_after_any_part(digits, monkeypatch):
+    monkeypatch.setattr(train, "PART", 12)  # of 22 steps
+    mesh, asked = make_mesh(2, 1), []
+    seeds = jax.device_put(np.arange(2, dtype=np.int32), over_runs(mesh))
+
+    def programs(calls):
+        return compile_programs(TRIAL, mesh, digits.images.shape, calls=calls)
+
+    def asking(steps=1):
+        asked.append(steps)
+        return len(asked) == 1
+
+    parts, whole, steps = (programs(calls) for calls in ("part", "epoch", "step"))
+    assert (parts.steps_per_call, whole.steps_per_call) == (11, 22)
+    begun = jax.device_get(whole.init(seeds, digits))
+    expected = jax.device_get(whole.epoch(whole.init(seeds, digits), seeds, digits, never))
+    half = parts.epoch(whole.init(seeds, digits), seeds, digits, asking)
+    assert half.step.tolist() == [11, 11] and asked == [11]
+    ended = jax.device_get(parts.epoch(half, seeds, digits, asking))
+    assert asked == [11, 11]
+    jax.tree.map(np.testing.assert_array_equal, ended, expected)
+    # From within a part: begun step by step elsewhere.
+    asked.clear()
+    one = steps.epoch(jax.device_put(begun, over_runs(mesh)), seeds, digits, asking)
+    assert one.step.tolist() == [1, 1]
+    assert_close(jax.device_get(parts.epoch(one, seeds, digits, never)), expected, 1e-5)
+
+
+@pytest.mark.parametrize("steps, part", [(390, 39), (781, 11), (468, 39), (22, 22), (50, 50), (389, 1)])
+def test_parts_are_as_long_as_divides_the_epoch(steps, part):
+    assert part_of(steps) == part
+
+
+def test_on_an_accelerator_convolutional_networks_train_in_parts_and_dense_ones_by_the_epoch(monkeypatch):
+    monkeypatch.setattr(train, "on_cpu", lambda mesh: False)
+    for trial, per_call in ((TRIAL, "epoch"), (CONVOLUTIONAL, "part")):
+        how = dispatch(trial, make_mesh(1, 1), (28, 28, 1), False)
+        assert (how.per_call, how.runs_of_a_device, how.compiler_options) == (per_call, "mixed", None)
 
 
 def test_the_epoch_is_compiled_once(digits):
