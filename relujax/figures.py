@@ -35,7 +35,7 @@ def draw(study: Entry, results: Results) -> "Figure":
     figure = Figure(figsize=(width * columns, HEIGHT * lines), layout="constrained")
     if reasons := rehearsal_reasons(study, results):  # a picture goes where its table does not
         said = textwrap.fill(f"Rehearsal: {'; '.join(reasons)}", int(width * columns / 0.07))  # inches
-        figure.suptitle(said, fontsize=8, color="dimgray")
+        figure.suptitle(said, fontsize=8, color="gray")
     parts = np.ravel(figure.subfigures(lines, columns, squeeze=False))
     legends: list[tuple[Any, dict[str, Any]]] = []
     for part, panel in zip(parts, study.panels):
