@@ -257,12 +257,12 @@ def _by_depth(axes: "Axes", panel: ByDepth, study: Entry, results: Results) -> N
     for name, places in panel.series.items():
         colour, style = looks[name]
         found = {depth: _values(study, results.get(label, ()), panel.metric) for depth, label in places.items()}
-        found = {depth: values for depth, values in sorted(found.items()) if len(values)}
-        if found:
-            means = [np.mean(values) for values in found.values()]
-            spreads = [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in found.values()]
+        if any(map(len, found.values())):
+            # Where no run has ended the line is broken.
+            means = [np.mean(found[depth]) if len(found[depth]) else np.nan for depth in sorted(found)]
+            spreads = [np.std(found[depth], ddof=1) if len(found[depth]) > 1 else 0.0 for depth in sorted(found)]
             look = {"fmt": f"o{style}", "color": colour, "capsize": 3, "markersize": 4}
-            axes.errorbar(list(found), means, np.array(spreads), label=name, **look)
+            axes.errorbar(sorted(found), means, np.array(spreads), label=name, **look)
         printed = {depth: study.reported[label].mean for depth, label in places.items() if label in study.reported}
         if printed and panel.metric == study.metrics[0]:
             depths = sorted(printed)

@@ -185,7 +185,7 @@ def test_what_is_drawn_is_mean_and_spread_of_the_runs_that_ended(study, results)
     panels = (
         Curves(metrics=("test_error",), label="test error"),
         Bars(metric="train_loss", label="loss"),
-        ByDepth(metric="test_error", label="test error", series={"ours": {20: "ReLU", 56: "ELU"}}),
+        ByDepth(metric="test_error", label="test error", series={"ours": {20: "ReLU", 32: "not run", 56: "ELU"}}),
         Profile(metrics=("train_loss", "validation_loss"), label="losses", horizontal="part"),
         Distribution(probe="unit_medians", of="value", label="variance"),
     )
@@ -205,7 +205,8 @@ def test_what_is_drawn_is_mean_and_spread_of_the_runs_that_ended(study, results)
     assert bars.patches[0].get_height() == pytest.approx(np.mean(losses))
     ours, paper = (container.lines[0] for container in depths.containers), depths.get_lines()[-1]
     elu_errors = [100 * run.history[-1]["test_error"] for run in results["ELU"]]
-    np.testing.assert_allclose(next(ours).get_xydata(), [[20, errors[:, -1].mean()], [56, np.mean(elu_errors)]])
+    broken = [[20, errors[:, -1].mean()], [32, np.nan], [56, np.mean(elu_errors)]]
+    np.testing.assert_allclose(next(ours).get_xydata(), broken)
     np.testing.assert_array_equal(paper.get_xydata(), [[56, 4.0]])
     assert profile.containers[0].lines[0].get_ydata()[0] == pytest.approx(np.mean(losses))
     variances = np.concatenate([run.unit_values["unit_medians"].var(0, ddof=1) for run in ended])
