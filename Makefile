@@ -9,7 +9,7 @@ demo: .venv/installed
 
 test: .venv/installed-dev .venv/installed-notebooks
 	$(BIN)/python -m pytest -n 2
-	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=180 notebooks
+	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=600 notebooks
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 -m slow
@@ -20,9 +20,9 @@ test-faults: .venv/installed-dev
 # Afresh and again: the second time nothing is trained.
 test-notebooks: .venv/installed-dev .venv/installed-notebooks
 	rm -rf notebooks/workdir
-	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=180 notebooks
+	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=600 notebooks
 	touch notebooks/workdir/first
-	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=180 notebooks
+	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=600 notebooks
 	test -z "$$(find notebooks/workdir -name result.json -newer notebooks/workdir/first)"
 	$(BIN)/python -m pytest -m faults tests/test_notebooks.py
 
