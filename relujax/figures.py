@@ -262,7 +262,7 @@ def _by_depth(axes: "Axes", panel: ByDepth, study: Entry, results: Results) -> N
             means = [np.mean(found[depth]) if len(found[depth]) else np.nan for depth in sorted(found)]
             spreads = [np.std(found[depth], ddof=1) if len(found[depth]) > 1 else 0.0 for depth in sorted(found)]
             look = {"fmt": f"o{style}", "color": colour, "capsize": 3, "markersize": 4}
-            axes.errorbar(sorted(found), means, np.array(spreads), label=name, **look)
+            axes.errorbar(sorted(found), np.array(means), np.array(spreads), label=name, **look)
         printed = {depth: study.reported[label].mean for depth, label in places.items() if label in study.reported}
         if printed and panel.metric == study.metrics[0]:
             depths = sorted(printed)
