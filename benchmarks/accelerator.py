@@ -33,7 +33,7 @@ FLOAT32, BF16 = "relujax, 5 runs, float32", "relujax, 5 runs, bf16"
 DENSE = (Goal(FLOAT32, (COMPILED,), 10.0),)
 CONVOLUTIONAL = (Goal(BF16, (COMPILED_BF16,), 5.0), Goal(BF16, (GRAPHS_BF16,), 5.0))
 NETWORKS = {
-    "MLP 8×128": replace(Work("mlp", 64, MNIST), goals=DENSE),
+    "MLP 8×128": Work("mlp", 64, MNIST, DENSE),
     "Autoencoder": replace(WORKS["Autoencoder"], goals=DENSE),
     "DeepDense-15": replace(WORKS["DeepDense-15"], goals=(*DENSE, *CONVOLUTIONAL)),
     "ResNet-20": replace(WORKS["ResNet-20"], goals=CONVOLUTIONAL),
@@ -72,8 +72,6 @@ CONTENDERS = {
     COMPILED_BF16: theirs(True, bf16=True),
     GRAPHS_BF16: theirs(True, bf16=True, mode="reduce-overhead"),
 }
-
-
 PRODUCTS = {
     precision: Contender(module="accelerator", function="matrix_products", options={"precision": precision})
     for precision in ("float32", "bf16")
@@ -108,7 +106,7 @@ def show(
     console: Console, name: str, work: Work, measured: Mapping[str, Measured], rates: Mapping[str, float]
 ) -> dict[str, Any]:
     """A table of one network, and the same as JSON."""
-    images = work.steps * work.batch
+    images, per_image = work.steps * work.batch, flops_per_image(work)
     table = Table(
         "contender", "images/s", "min–max", "× compiled bf16", "TFLOP/s", "of products", "ready in s", title=name
     )
@@ -118,7 +116,7 @@ def show(
         if result.failure:
             table.add_row(contender, result.failure[:60])
             continue
-        flops = result.rate * images * flops_per_image(work)
+        flops = result.rate * images * per_image
         of_products = flops / rates["bf16" if "bf16" in contender else "float32"]
         record[contender] |= {"images_per_second": result.rate * images, "flops": flops, "of_products": of_products}
         over = ratio(measured, contender, (COMPILED_BF16,))
@@ -137,7 +135,7 @@ def show(
     return {
         "batch": work.batch,
         "steps_per_call": work.steps,
-        "flops_per_image": flops_per_image(work),
+        "flops_per_image": per_image,
         "flops_of_matrix_products": dict(rates),
         "goals": [goal.as_json(measured) for goal in work.goals],
         "contenders": record,
@@ -188,7 +186,6 @@ def main(
             "repeats": repeats,
             "device": jax.devices()[0].device_kind,
             "machine": machine(),
-            "products_flops": rates,
         }
         output.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -41,7 +41,7 @@ class Work:
     network: str
     batch: int
     images: tuple[int, int, int]
-    goals: tuple[Goal, ...] = ()
+    goals: tuple[Goal, ...]
     steps: int = STEPS  # of a call
 
 

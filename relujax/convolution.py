@@ -44,13 +44,13 @@ def _each_apart(plain: Callable[[Array, Array], Array]) -> Callable[[Array, Arra
     def gradients(x: Array, kernel: Array, above: Array) -> tuple[Array, Array]:
         return jax.vjp(plain, x, kernel)[1](above)
 
-    forward, backward = one_by_one(plain), one_by_one(gradients)
+    forward, backward = _one_by_one(plain), _one_by_one(gradients)
     convolution = jax.custom_vjp(forward)
     convolution.defvjp(lambda x, kernel: (forward(x, kernel), (x, kernel)), lambda kept, above: backward(*kept, above))
     return convolution
 
 
-def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, of which `vmap` makes a call per element; what all elements share stays for XLA's own rule."""
     batched = custom_vmap(function)
 

@@ -31,8 +31,7 @@ def seconds_of(trial: Trial, runs: int, options: Options | None = None) -> float
     train = _noise(trial, steps * size)
     images = train if streamed else jax.device_put(train, everywhere(mesh))
     shape = images.images.shape
-    how = {"calls": options.calls, "together": options.together, "remat": options.remat}
-    programs = compile_programs(trial, mesh, shape, streamed, **how)
+    programs = compile_programs(trial, mesh, shape, streamed, **options.of_programs)
     seeds = jax.device_put(np.arange(len(groups[0]), dtype=np.int32), over_runs(mesh))
     states = programs.init(seeds, images.take(np.arange(1)))
 

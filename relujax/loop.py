@@ -41,6 +41,11 @@ class Options:
     remat: bool = False  # compute blocks again for the gradient, see `layers.remat_blocks`: less memory, more time
     profile: tuple[int, int] | None = None  # trace the steps from … up to … into workdir/profile
 
+    @property
+    def of_programs(self) -> dict[str, Any]:
+        """Those that `train.compile_programs` takes."""
+        return {"calls": self.calls, "together": self.together, "remat": self.remat}
+
 
 def mesh_of(trial: Trial, runs: int, options: Options) -> Mesh:
     """The devices on which so many runs of the trial train at once."""
@@ -92,8 +97,7 @@ def train(
     watched = "validation" if "validation" in parts else "test"
     others = {watched: _placed(parts[watched], mesh)}
     shape, streamed = train.images.shape, isinstance(train, Streamed)
-    how = {"calls": options.calls, "together": options.together, "remat": options.remat}
-    programs = compile_programs(trial, mesh, shape, streamed, **how)
+    programs = compile_programs(trial, mesh, shape, streamed, **options.of_programs)
     seeds = hosts.place(np.array(list(directories), np.int32), over_runs(mesh))
     epochs, steps = trial.recipe.length.count, len(train) // trial.recipe.batch_size
     step = start

@@ -98,9 +98,8 @@ def take_over(study: Study, directory: Path, workdir: Path) -> int:
         raise InputError(f"--records must be a folder of records, such as results; {directory} is none")
     trials = {trial_id(trial): trial for trial in study.trials.values() if not trial.probes}
     taken = 0
-    for path in sorted(directory.glob("*.json")):
-        found = records.read_json(path)
-        for row in found["rows"].values() if isinstance(found, dict) and "study" in found else ():
+    for path, found, _ in _recorded(directory):
+        for row in found["rows"].values():
             trial = trials.get(row.get("trial_id"))
             taken += 0 if trial is None else sum(_taken(run, trial, path.name, workdir) for run in row["runs"])
     return taken
@@ -123,10 +122,11 @@ def _taken(run: Mapping[str, Any], trial: Trial, source: str, workdir: Path) -> 
 
 
 def _recorded(directory: Path) -> Iterator[tuple[Path, Mapping[str, Any], Sequence[Mapping[str, Any]]]]:
-    """Path, content and runs of every record."""
+    """Path, content and runs of every record; other JSON files are passed over."""
     for path in sorted(directory.glob("*.json")):
         found = records.read_json(path)
-        yield path, found, [run for row in found["rows"].values() for run in row["runs"]]
+        if isinstance(found, dict) and "study" in found:
+            yield path, found, [run for row in found["rows"].values() for run in row["runs"]]
 
 
 def _hours(runs: Sequence[Mapping[str, Any]]) -> float:

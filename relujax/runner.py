@@ -293,7 +293,7 @@ def _check_machine(options: Options, trials: Iterable[Trial], runs: int) -> None
     if options.tensorboard:
         loop.tensorboard_writer()
     for trial in trials:
-        for group in batches_of_runs(range(runs), loop.mesh_of(trial, runs, options)):
+        for group in batches_of_runs(range(runs), loop.mesh_of(trial, runs, options)) if runs else ():
             loop.mesh_of(trial, len(group), options)
 
 

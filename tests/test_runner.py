@@ -212,3 +212,7 @@ def test_a_damaged_result_is_named(tmp_path):
     path.write_text("{")
     with pytest.raises(InputError, match=r"result\.json is damaged"):
         runner.fit(replace(TRIAL, recipe=TRIAL.recipe.lasting(1)), seeds=(0,), workdir=tmp_path)
+
+
+def test_no_seed_is_no_run(tmp_path):
+    assert runner.fit(TRIAL, seeds=[], workdir=tmp_path) == [] and not any(tmp_path.iterdir())
