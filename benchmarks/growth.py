@@ -1,9 +1,11 @@
 """How relujax's cost grows with runs, depth and images, and whether a formula foretells the memory of a train step.
 
-    python benchmarks/growth.py    # tables, and results/benchmarks/growth.json
+    python benchmarks/growth.py               # tables, and results/benchmarks/growth.json
+    python benchmarks/growth.py depth runs    # these tables only, added to what the file holds
 
 Ideal is a flat line: the same time per image for 1 to 8 runs and for 10,000 to 50,000 images, the same time per image
-and layer for depth 20 to 164. Times are medians; the sizes of one table take turns.
+and layer for depth 20 to 164. Times are medians; the sizes of one table take turns. On an accelerator the file is
+growth_accelerator.json.
 """
 
 import json
@@ -11,7 +13,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -33,6 +35,7 @@ from relujax.train import CPU_CONVOLUTIONS, Split, TrainState, compile_programs,
 from relujax.trial import Trial
 
 ROOT = Path(__file__).parents[1]
+Timed = tuple[Callable[[], object], int]  # a call, and of how many units the time is
 
 
 def trial_of(model, batch_size: int, name: str = "cifar10") -> Trial:
@@ -58,7 +61,7 @@ def epochs(trial: Trial, images: Split, runs: int = 1) -> Callable[[], object]:
 
     def call() -> object:
         nonlocal states
-        states = programs.epoch(states, seeds, train, lambda: False)
+        states = programs.epoch(states, seeds, train, lambda *steps: False)
         return jax.block_until_ready(states.sums)
 
     return call
@@ -90,57 +93,73 @@ def compiled_step(trial: Trial, remat: bool = False) -> Any:
     return jax.jit(step, compiler_options=options).lower(*shapes).compile()
 
 
-def main(repeats: int = 5, output: Path = ROOT / "results" / "benchmarks") -> None:
-    """Measures all four."""
-    one_cpu_device_per_core()
-    console = Console()
-    record: dict = {"repeats": repeats, "machine": machine(), "microseconds": {}, "memory": {}}
+def runs_at_once(on_cpu: bool) -> dict[str, Timed]:
+    """One to eight runs of a dense network, on an accelerator of a convolutional one, too."""
+    dense, images = trial_of(MLP(8, 128, 10, "elu"), 64, "mnist"), noise(12_800, (28, 28, 1))
+    counts = (1, 2, 4, 8)
+    calls = {f"784 – 8×128 – 10, batch 64, {n} runs": (epochs(dense, images, n), n * len(images)) for n in counts}
+    if not on_cpu:
+        trial, images = trial_of(ResNet(20, 10), 128), noise(6_400, (32, 32, 3))
+        calls |= {f"ResNet-20, batch 128, {n} runs": (epochs(trial, images, n), n * len(images)) for n in counts}
+    return calls
 
-    def table(title: str, unit: str, calls: dict[str, Callable[[], object]], size: dict[str, int]) -> None:
-        """Microseconds per unit of `size`."""
-        seconds = seconds_per_call(calls, repeats=repeats, rounds=1)
-        found = {name: [1e6 * s / size[name] for s in values] for name, values in seconds.items()}
-        record["microseconds"][title] = found
-        first = float(np.median(next(iter(found.values()))))
-        shown = Table("", unit, "min–max", "× first", title=title)
-        for name, values in found.items():
-            middle = float(np.median(values))
-            shown.add_row(name, f"{middle:.2f}", f"{min(values):.2f}–{max(values):.2f}", f"{middle / first:.2f}")
-        console.print(shown)
 
-    dense, small = trial_of(MLP(8, 128, 10, "elu"), 64, "mnist"), noise(12_800, (28, 28, 1))
-    runs = (1, 2, 4, 8)
-    table(
-        "runs at once, 784 – 8×128 – 10, batch 64",
-        "µs per image and run",
-        {f"{n} runs": epochs(dense, small, n) for n in runs},
-        {f"{n} runs": n * len(small) for n in runs},
-    )
+def training_images(on_cpu: bool) -> dict[str, Timed]:
+    """10,000 to 50,000 images of a dense network."""
+    dense = trial_of(MLP(8, 128, 10, "elu"), 64, "mnist")
     counts = (10_000, 20_000, 50_000)
-    table(
-        "training images, 784 – 8×128 – 10, batch 64",
-        "µs per image",
-        {f"{n:,} images": epochs(dense, noise(n, (28, 28, 1))) for n in counts},
-        {f"{n:,} images": n // 64 * 64 for n in counts},
-    )
-    depths = (20, 56, 110, 164)
-    pictures = noise(32, (32, 32, 3))
-    table(
-        "depth, ResNet, batch 32",
-        "µs per image and layer",
-        {f"depth {depth}": epochs(trial_of(ResNet(depth, 10), 32), pictures) for depth in depths},
-        {f"depth {depth}": 32 * depth for depth in depths},
-    )
-    shown = Table("network", "batch", "held MB", "foretold MB", "held / foretold", title="memory of a train step")
-    for model in (ResNet(20, 10), ResNet(56, 10), PreActResNet(110, 10), DFNMR(110, 10)):
-        for batch_size in (16, 64):
-            held, foretold = memory(model, batch_size)
-            name = f"{type(model).__name__} {model.depth}"
-            record["memory"][f"{name}, batch {batch_size}"] = {"held": held, "foretold": foretold}
-            shown.add_row(name, str(batch_size), f"{held / 1e6:.0f}", f"{foretold / 1e6:.0f}", f"{held / foretold:.2f}")
-    console.print(shown)
+    return {f"{n:,} images": (epochs(dense, noise(n, (28, 28, 1))), n // 64 * 64) for n in counts}
+
+
+def depth(on_cpu: bool) -> dict[str, Timed]:
+    """ResNet of 20 to 164 layers; per image and layer."""
+    batch, steps = (32, 1) if on_cpu else (128, 50)
+    images = noise(batch * steps, (32, 32, 3))
+    return {
+        f"depth {layers}, batch {batch}": (epochs(trial_of(ResNet(layers, 10), batch), images), len(images) * layers)
+        for layers in (20, 56, 110, 164)
+    }
+
+
+TIMES = {"runs": runs_at_once, "images": training_images, "depth": depth}
+
+
+def main(
+    tables: tyro.conf.Positional[tuple[Literal["runs", "images", "depth", "memory"], ...]] = (),
+    repeats: int = 5,
+    output: Path = ROOT / "results" / "benchmarks",
+) -> None:
+    """Measures all four, or those named."""
+    one_cpu_device_per_core()
+    jax.config.update("jax_default_matmul_precision", "highest")  # as `run` does: no TF32
+    console = Console()
+    on_cpu = jax.default_backend() == "cpu"
+    path = output / ("growth.json" if on_cpu else "growth_accelerator.json")
+    record = json.loads(path.read_text()) if tables and path.exists() else {"microseconds": {}, "memory": {}}
+    record |= {"repeats": repeats, "device": jax.devices()[0].device_kind, "machine": machine()}
+    for name, sizes in TIMES.items():
+        if tables and name not in tables:
+            continue
+        timed = sizes(on_cpu)
+        seconds = seconds_per_call({size: call for size, (call, _) in timed.items()}, repeats=repeats, rounds=1)
+        found = {size: [1e6 * value / timed[size][1] for value in values] for size, values in seconds.items()}
+        record["microseconds"][name] = found
+        table = Table("", "µs per image, run, layer" if name == "depth" else "µs per image and run", "min–max")
+        for size, values in found.items():
+            table.add_row(size, f"{np.median(values):.3g}", f"{min(values):.3g}–{max(values):.3g}")
+        console.print(table)
+    if not tables or "memory" in tables:
+        shown = Table("network", "batch", "held MB", "foretold MB", "held / foretold", title="memory of a train step")
+        for model in (ResNet(20, 10), ResNet(56, 10), PreActResNet(110, 10), DFNMR(110, 10)):
+            for batch_size in (16, 64):
+                held, foretold = memory(model, batch_size)
+                name = f"{type(model).__name__} {model.depth}"
+                record["memory"][f"{name}, batch {batch_size}"] = {"held": held, "foretold": foretold}
+                sizes = f"{held / 1e6:.0f}", f"{foretold / 1e6:.0f}", f"{held / foretold:.2f}"
+                shown.add_row(name, str(batch_size), *sizes)
+        console.print(shown)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "growth.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

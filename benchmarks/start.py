@@ -2,8 +2,10 @@
 
     python benchmarks/start.py --data-dir DIR    # a table, and results/benchmarks/start.json
 
+On an accelerator the file is start_accelerator.json.
+
 Evaluation: ResNet-20 on 10,000 images as relujax's runner does it and in PyTorch (eager, channels_last, batches of
-1000), in turn. Data: a process that loads CIFAR-10's decoded and verified arrays. Compiling: a process that takes the
+1000) on the same kind of device, in turn. Data: a process that loads CIFAR-10's decoded and verified arrays. Compiling: a process that takes the
 first step of ResNet-110, with an empty cache of compiled programs and with the one that this left.
 """
 
@@ -37,6 +39,7 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import jax
 jax.config.update("jax_compilation_cache_dir", sys.argv[2])
+jax.config.update("jax_default_matmul_precision", "highest")
 from growth import ResNet, epochs, noise, trial_of
 begun = time.perf_counter()
 epochs(trial_of(ResNet(110, 10), 16), noise(16, (32, 32, 3)))()
@@ -48,14 +51,16 @@ def evaluation(repeats: int) -> dict[str, list[float]]:
     """Seconds for 10,000 images by relujax and by PyTorch, where it is installed."""
     import jax
 
-    from relujax.sharding import make_mesh, over_runs
+    from relujax.sharding import everywhere, make_mesh, over_runs
     from relujax.train import compile_programs
 
+    jax.config.update("jax_default_matmul_precision", "highest")  # as `run` does: no TF32
     images, mesh = noise(10_000, (32, 32, 3)), make_mesh(1)
     trial = trial_of(ResNet(20, 10), 128)
     programs = compile_programs(trial, mesh, images.images.shape)
     states = programs.init(jax.device_put(np.zeros(1, np.int32), over_runs(mesh)), images.take(np.arange(1)))
-    calls = {"relujax": lambda: programs.measure(states, images, {"test": images})}
+    images = jax.device_put(images, everywhere(mesh))
+    calls = {"relujax": lambda: jax.block_until_ready(programs.measure(states, images, {"test": images}))}
     try:
         import torch
     except ImportError:
@@ -64,12 +69,16 @@ def evaluation(repeats: int) -> dict[str, list[float]]:
         sys.path.insert(0, str(ROOT / "tests" / "pytorch"))
         import networks
 
-        model = networks.resnet(20, 10, torch.nn.ReLU(), shortcut="pad").to(memory_format=torch.channels_last).eval()
-        pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2)
+        device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = False, True
+        model = networks.resnet(20, 10, torch.nn.ReLU(), shortcut="pad").eval()
+        model = model.to(device, memory_format=torch.channels_last)
+        pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2).to(device)
 
         @torch.no_grad()
         def by_torch() -> object:
-            return [model(batch.float().div(255)).argmax(1) for batch in pixels.split(1000)]
+            guesses = [model(batch.float().div(255)).argmax(1) for batch in pixels.split(1000)]
+            return torch.cat(guesses).cpu()  # which waits for them
 
         calls["PyTorch eager"] = by_torch
     return {name: values.tolist() for name, values in seconds_per_call(calls, repeats=repeats, rounds=1).items()}
@@ -103,7 +112,10 @@ def main(data_dir: Path | None = None, repeats: int = 5, output: Path = ROOT / "
         console.print(f"{what}: {np.median(seconds):.2f} s ({min(seconds):.2f}–{max(seconds):.2f})", markup=False)
     console.print(f"measured in {time.perf_counter() - begun:.0f} s", style="dim")
     output.mkdir(parents=True, exist_ok=True)
-    (output / "start.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    import jax
+
+    file = "start.json" if jax.default_backend() == "cpu" else "start_accelerator.json"
+    (output / file).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
