@@ -181,12 +181,8 @@ def main(
             own = {contender: measured[entry] for contender in chosen if (entry := f"{name}: {contender}") in measured}
             for contender, result in own.items():
                 result.contender = chosen[contender]
-            record["networks"][name] = show(console, name, work, own, rates)
-        record |= {
-            "repeats": repeats,
-            "device": jax.devices()[0].device_kind,
-            "machine": machine(),
-        }
+            record["networks"][name] = {"repeats": repeats} | show(console, name, work, own, rates)
+        record |= {"device": jax.devices()[0].device_kind, "machine": machine()}
         output.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 

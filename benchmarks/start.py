@@ -5,8 +5,9 @@
 On an accelerator the file is start_accelerator.json.
 
 Evaluation: ResNet-20 on 10,000 images as relujax's runner does it and in PyTorch (eager, channels_last, batches of
-1000) on the same kind of device, in turn. Data: a process that loads CIFAR-10's decoded and verified arrays. Compiling: a process that takes the
-first step of ResNet-110, with an empty cache of compiled programs and with the one that this left.
+1000) on the same kind of device, in turn. Data: a process that loads CIFAR-10's decoded and verified arrays.
+Compiling: a process that takes the first step of ResNet-110, with an empty cache of compiled programs and with the one
+that this left.
 """
 
 import json
@@ -59,8 +60,8 @@ def evaluation(repeats: int) -> dict[str, list[float]]:
     trial = trial_of(ResNet(20, 10), 128)
     programs = compile_programs(trial, mesh, images.images.shape)
     states = programs.init(jax.device_put(np.zeros(1, np.int32), over_runs(mesh)), images.take(np.arange(1)))
-    images = jax.device_put(images, everywhere(mesh))
-    calls = {"relujax": lambda: jax.block_until_ready(programs.measure(states, images, {"test": images}))}
+    placed = jax.device_put(images, everywhere(mesh))
+    calls = {"relujax": lambda: jax.block_until_ready(programs.measure(states, placed, {"test": placed}))}
     try:
         import torch
     except ImportError:

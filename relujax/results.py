@@ -47,14 +47,15 @@ def overview(root: Path, folder: str, studies: Mapping[str, Entry]) -> str:
 
 
 def _verdict(found: Mapping[str, Any]) -> str:
-    """ "2 of 3 claims reproduced", or why it is a rehearsal and how often it went as claimed."""
+    """ "2 of 3 claims reproduced, 1 not run", or why it is a rehearsal and how often it went as claimed."""
     claims = [claim for claim in found["claims"] if claim["verdict"] != Verdict.NOT_RUN.value]
     if found["rehearsal"]:
         seen = sum(claim["as_claimed"] is True for claim in claims)
         return f"rehearsal ({escape_markdown('; '.join(found['rehearsal']))}): {seen} of {len(claims)} as claimed"
     if not claims:
         return "no claim"
-    return f"{sum(claim['verdict'] == 'reproduced' for claim in claims)} of {len(claims)} claims reproduced"
+    reproduced, not_run = sum(claim["verdict"] == "reproduced" for claim in claims), len(found["claims"]) - len(claims)
+    return f"{reproduced} of {len(claims)} claims reproduced" + (f", {not_run} not run" if not_run else "")
 
 
 def results_table(directory: Path, studies: Mapping[str, Entry]) -> str:

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from relujax import initializers
 
@@ -29,6 +30,18 @@ def test_drawn_weights_have_the_variance_of_their_source(name, variance, uniform
     else:
         kurtosis = np.mean(weights**4) / weights.var() ** 2
         np.testing.assert_allclose(kurtosis, 3, rtol=0.05)  # 1.8 if uniform, 2.1 if cut off at two deviations
+
+
+@pytest.mark.parametrize("shape", [CONV, DENSE, (5, 5, 1, 30)])
+def test_the_numbers_are_those_of_flax(shape):
+    for name, given in (
+        ("he_normal", (2.0, "fan_in", "normal")),
+        ("he_normal_fan_out", (2.0, "fan_out", "normal")),
+        ("glorot_uniform", (1.0, "fan_avg", "uniform")),
+        ("torch_uniform", (1 / 3, "fan_in", "uniform")),
+    ):
+        expected = nn.initializers.variance_scaling(*given)(jax.random.key(3), shape)
+        np.testing.assert_array_equal(getattr(initializers, name)(jax.random.key(3), shape), expected)
 
 
 def test_biases_are_zero_or_within_torch_bounds():

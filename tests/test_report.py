@@ -257,7 +257,7 @@ def test_the_overview_says_what_a_record_holds(tmp_path):
     assert overview(tmp_path, "results", {"s": study}).splitlines()[2] == (
         "| [Paper, Fig. 1](results/s.json) (another version of the study) | error (%): row 1 1.00 ± 0.10; "
         "row 2 2.00 ± 0.10; row 3 3.00 ± 0.10; row 4 4.00 ± 0.10; … | row 1 9.5; row 2 9.5; row 3 9.5; row 4 9.5 | 2/2 "
-        "| 1 of 3 claims reproduced | A, B, 2.0 |"
+        "| 1 of 3 claims reproduced, 1 not run | A, B, 2.0 |"
     )
     records.write_json(tmp_path / "results" / "s.json", found | {"rehearsal": ["1 of 2 epochs"]})
     assert "| rehearsal (1 of 2 epochs): 3 of 3 as claimed |" in overview(tmp_path, "results", {"s": study})
