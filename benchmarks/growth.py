@@ -97,10 +97,10 @@ def runs_at_once(on_cpu: bool) -> dict[str, Timed]:
     """One to eight runs of a dense network, on an accelerator of a convolutional one, too."""
     dense, images = trial_of(MLP(8, 128, 10, "elu"), 64, "mnist"), noise(12_800, (28, 28, 1))
     counts = (1, 2, 4, 8)
-    calls = {f"784 – 8×128 – 10, batch 64, {n} runs": (epochs(dense, images, n), n * len(images)) for n in counts}
+    calls = {f"784 – 8×128 – 10, batch 64, {n} at once": (epochs(dense, images, n), n * len(images)) for n in counts}
     if not on_cpu:
         trial, images = trial_of(ResNet(20, 10), 128), noise(6_400, (32, 32, 3))
-        calls |= {f"ResNet-20, batch 128, {n} runs": (epochs(trial, images, n), n * len(images)) for n in counts}
+        calls |= {f"ResNet-20, batch 128, {n} at once": (epochs(trial, images, n), n * len(images)) for n in counts}
     return calls
 
 
@@ -137,6 +137,11 @@ def main(
     path = output / ("growth.json" if on_cpu else "growth_accelerator.json")
     record = json.loads(path.read_text()) if tables and path.exists() else {"microseconds": {}, "memory": {}}
     record |= {"repeats": repeats, "device": jax.devices()[0].device_kind, "machine": machine()}
+
+    def keep() -> None:
+        output.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
     for name, sizes in TIMES.items():
         if tables and name not in tables:
             continue
@@ -148,6 +153,7 @@ def main(
         for size, values in found.items():
             table.add_row(size, f"{np.median(values):.3g}", f"{min(values):.3g}–{max(values):.3g}")
         console.print(table)
+        keep()
     if not tables or "memory" in tables:
         shown = Table("network", "batch", "held MB", "foretold MB", "held / foretold", title="memory of a train step")
         for model in (ResNet(20, 10), ResNet(56, 10), PreActResNet(110, 10), DFNMR(110, 10)):
@@ -155,11 +161,10 @@ def main(
                 held, foretold = memory(model, batch_size)
                 name = f"{type(model).__name__} {model.depth}"
                 record["memory"][f"{name}, batch {batch_size}"] = {"held": held, "foretold": foretold}
-                sizes = f"{held / 1e6:.0f}", f"{foretold / 1e6:.0f}", f"{held / foretold:.2f}"
-                shown.add_row(name, str(batch_size), *sizes)
+                cells = f"{held / 1e6:.0f}", f"{foretold / 1e6:.0f}", f"{held / foretold:.2f}"
+                shown.add_row(name, str(batch_size), *cells)
         console.print(shown)
-    output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        keep()
 
 
 if __name__ == "__main__":
