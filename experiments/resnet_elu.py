@@ -12,7 +12,7 @@ Deviation: which parameters decay is not stated; all of them, biases and BatchNo
 Deviation: training losses and errors are means over the batches of an epoch, while the weights change.
 """
 
-from relujax.claims import Beats, Below, Diverges, FallsFastest, Near, ReachesFirst, Stated, StaysNearest, Widens
+from relujax.claims import Beats, Below, Diverges, FallsFastest, Learns, Near, Stated, StaysNearest, Widens
 from relujax.data import Data, Flip, PadCrop, PerChannel
 from relujax.models.resnet import ResNet
 from relujax.models.resnet_elu import ResNetELU
@@ -292,7 +292,7 @@ def fig_7_cifar100() -> Study:
     The printed numbers are those of section 4.2, of the best epoch on the test images. 10 runs of 164 epochs.
 
     Deviation: "learns faster" is not quantified; judged by the mean training loss over the first 81 epochs.
-    Deviation: "from the starting epoch itself" is judged by the mean test error over all epochs.
+    Deviation: "from the starting epoch itself" is judged by the first epoch, and by the mean over all.
     """
     return Study(
         source="ResNet with ELU, Fig. 7",
@@ -307,11 +307,15 @@ def fig_7_cifar100() -> Study:
                 claim=FallsFastest(row=ELU, others=(ORIGINAL,), metric="train_loss", epochs=FIRST_RATE),
             ),
             Stated(
-                words="The test error of our model is much lower from the starting epoch itself.",
+                words="The test error of our model is much lower from the starting epoch itself (the first epoch).",
+                claim=FallsFastest(row=ELU, others=(ORIGINAL,), metric="test_error", epochs=1),
+            ),
+            Stated(
+                words="The test error of our model is much lower from the starting epoch itself (all epochs).",
                 claim=StaysNearest(row=ELU, others=(ORIGINAL,), metric="test_error"),
             ),
             Stated(
-                words="Our model reduces the test error to 26.55%.",
+                words="Our model reduces the test error (from 27.23%) to 26.55%.",
                 claim=Beats(row=ELU, others=(ORIGINAL,), metric="test_error", epoch="best"),
             ),
         ),
@@ -327,7 +331,6 @@ def table_2_comparison() -> Study:
 
     Our rows are runs of Table 1 and Fig. 7. The row "ResNet [1]" is the paper's own rerun, not He et al.'s number, and
     both of its rows are of the best epoch on the test images; nothing says which epoch the others print.
-
     """
     sets = {"CIFAR-10": CIFAR10, "CIFAR-100": CIFAR100}
     return Study(
@@ -398,8 +401,9 @@ def section_3_2_blocks() -> Study:
     diverges.
 
     Deviation: the decreased learning rate is not stated; a tenth throughout.
-    Deviation: failing is a loss that is no number, or a training error that is never below 85 %; guessing has 90 %.
-    Deviation: "starts converging" is not quantified; judged by when the training error falls to 85 %.
+    Deviation: not to converge is a training error that is never below 85 %, be it that a loss is no number before;
+    guessing has 90 %. To start converging is an error below that, and no such loss.
+    Deviation: "very less accuracy" is judged among the runs that did not diverge.
     """
     depths = (20, 56, 110)
     a, b, c, d = "Conv-ELU-Conv-ELU", "ELU-Conv-ELU-Conv", f"Conv-ELU-Conv-BN and {AFTER}", "Conv-ELU-Conv-BN"
@@ -431,18 +435,18 @@ def section_3_2_blocks() -> Study:
                 for depth in depths
             ),
             Stated(
-                words="When the learning rate is decreased, the 20-layer model starts converging; the deeper models "
-                "like 56 and 110-layer still do not.",
-                claim=ReachesFirst(
-                    row=row(a, 20, 0.01),
-                    others=(row(a, 56, 0.01), row(a, 110, 0.01)),
-                    metric="train_error",
-                    value=NOT_LEARNT,
-                ),
+                words="When the learning rate is decreased, the 20-layer model starts converging …",
+                claim=Learns(row=row(a, 20, 0.01), metric="train_error", below=NOT_LEARNT),
             ),
             Stated(
                 words="… but to very less accuracy.",
-                claim=Beats(row=row(d, 20), others=(row(a, 20, 0.01),), metric="test_error", epoch="best"),
+                claim=Beats(
+                    row=row(d, 20),
+                    others=(row(a, 20, 0.01),),
+                    metric="test_error",
+                    epoch="best",
+                    diverged="left out",
+                ),
             ),
             *(
                 diverges(

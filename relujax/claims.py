@@ -31,23 +31,29 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Beats:
-    """`row` ends with a smaller `metric` (an error, a loss, a time) than each of `others`.
+    """`row` ends with a smaller `metric` (an error, a loss, a time) than each of `others`, by more than `by`.
 
-    `paired` compares runs of the same seed by the signed-rank test, as a paper may; else the rank-sum test.
+    `paired` compares runs of the same seed by the signed-rank test, as a paper may; else the rank-sum test. `exact` is
+    for numbers without chance in them, which are compared as they are. Runs that diverged are the worst, or left out
+    where the claim is about those that did not.
     """
 
     row: str
     others: tuple[str, ...]
     metric: str
     epoch: Epoch = "last"
+    by: float = 0.0  # in the metric's unit
     paired: bool = False
+    exact: bool = False
+    diverged: Literal["worst", "left out"] = "worst"
 
     def score(self, run: RunResult) -> float:
         return run.at(self.metric, self.epoch)
 
     @property
     def quantity(self) -> str:
-        return _words(self.metric) + _when(self.metric, self.epoch)
+        by = f", more than {self.by:g} apart" if self.by else ""
+        return _words(self.metric) + _when(self.metric, self.epoch) + by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +146,16 @@ class Near:
 
 @dataclass(frozen=True, kw_only=True)
 class Below:
-    """`metric` of `row` is below `value`, a number that the paper names or another published (in the metric's unit)."""
+    """`metric` of `row` is below `value`, a number that the paper names or another published (in the metric's unit).
+
+    `exact` is for a number without chance in it, which is compared as it is.
+    """
 
     row: str
     metric: str
     value: float
     epoch: Epoch = "last"
+    exact: bool = False
 
     def score(self, run: RunResult) -> float:
         return run.at(self.metric, self.epoch)
@@ -153,15 +163,34 @@ class Below:
 
 @dataclass(frozen=True, kw_only=True)
 class Diverges:
-    """The runs of `row` fail: a loss is no number, or `metric` is never below `never_below`."""
+    """The runs of `row` do not learn: `metric` is never below `never_below`, be it that a loss is no number before."""
 
     row: str
     metric: str = "train_error"
     never_below: float = 0.85  # guessing among ten classes errs in 0.9
 
-    def failed(self, run: RunResult) -> bool:
-        curve = run.curve(self.metric)
-        return run.status == "diverged" or not bool(np.any(curve < self.never_below))
+    def holds(self, run: RunResult) -> bool:
+        return not np.any(run.curve(self.metric) < self.never_below)
+
+    @property
+    def quantity(self) -> str:
+        return f"diverged or kept {_words(self.metric)} at {self.never_below:g} or more"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learns:
+    """The runs of `row` learn: `metric` is below `below` after some epoch, and no loss is not a number."""
+
+    row: str
+    metric: str = "train_error"
+    below: float = 0.85
+
+    def holds(self, run: RunResult) -> bool:
+        return run.status != "diverged" and bool(np.any(run.curve(self.metric) < self.below))
+
+    @property
+    def quantity(self) -> str:
+        return f"brought {_words(self.metric)} below {self.below:g}"
 
 
 Comparison = Beats | StaysNearest | FallsFastest | ReachesFirst | LessVariance
@@ -171,11 +200,13 @@ Comparison = Beats | StaysNearest | FallsFastest | ReachesFirst | LessVariance
 class Widens:
     """The lead that `narrow` claims of a row over one other is larger between the rows of `wide`, say at more depth.
 
-    Scores of the same seed are subtracted, and the gaps compared by the rank-sum test.
+    Scores of the same seed are subtracted, and the gaps compared by the rank-sum test. What is smaller than nothing is
+    no lead: in the median of `wide` the row has to be `ahead`, unless the claim is of a deficit that shrinks.
     """
 
     narrow: Beats | FallsFastest
     wide: Beats | FallsFastest  # of other rows, otherwise the same
+    ahead: bool = True
 
     def __post_init__(self) -> None:
         rows = {"row": self.narrow.row, "others": self.narrow.others}
@@ -186,12 +217,12 @@ class Widens:
         return self.narrow.score(run)
 
 
-Claim = Comparison | Near | Below | Widens | Diverges
+Claim = Comparison | Near | Below | Widens | Diverges | Learns
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stated:
-    """A claim with the words in which the paper makes it."""
+    """A claim with the words in which the paper makes it; of numbers in the words, the table says how near ours are."""
 
     words: str
     claim: Claim
@@ -222,10 +253,11 @@ def judge(stated: Stated, results: Results, rehearsal: Sequence[str] = ()) -> Ju
         return Judgement(stated=stated, verdict=Verdict.NOT_RUN, finding=f"no finished run of {', '.join(missing)}")
     if missing := [row for row in rows if len(scores[row]) == 0]:
         verdict = Verdict.REHEARSAL if rehearsal else Verdict.UNDECIDED
-        return Judgement(stated=stated, verdict=verdict, finding=f"too few epochs in the runs of {', '.join(missing)}")
+        why = "all runs diverged" if all(r.status == "diverged" for r in ended[missing[0]]) else "too few epochs"
+        return Judgement(stated=stated, verdict=verdict, finding=f"{why} in {', '.join(missing)}")
     match claim:
-        case Diverges():
-            outcome = _judge_failure(claim, scores[claim.row])
+        case Diverges() | Learns():
+            outcome = _judge_most(claim, scores[claim.row])
         case Near():
             outcome = _judge_nearness(claim, scores[claim.row], scores[claim.other])
         case Below():
@@ -239,7 +271,7 @@ def judge(stated: Stated, results: Results, rehearsal: Sequence[str] = ()) -> Ju
     elif not outcome.decided:
         verdict = Verdict.UNDECIDED
     else:
-        sure = outcome.p_value is not None and outcome.p_value <= LEVEL
+        sure = getattr(claim, "exact", False) or (outcome.p_value is not None and outcome.p_value <= LEVEL)
         verdict = Verdict.REPRODUCED if outcome.as_claimed and sure else Verdict.NOT_REPRODUCED
     return Judgement(
         stated=stated,
@@ -253,7 +285,7 @@ def judge(stated: Stated, results: Results, rehearsal: Sequence[str] = ()) -> Ju
 def rows_of(claim: Claim) -> tuple[str, ...]:
     """The rows that a claim speaks of, its subject first."""
     match claim:
-        case Diverges() | Below():
+        case Diverges() | Learns() | Below():
             return (claim.row,)
         case Near():
             return (claim.row, claim.other)
@@ -283,19 +315,21 @@ def _judge_comparison(claim: Comparison, ended: Results, scores: Mapping[str, np
 
     Holm's method is stricter than a claim needs that has to hold against all of the others.
     """
+    by, exact = (claim.by, claim.exact) if isinstance(claim, Beats) else (0.0, False)
     if isinstance(claim, Beats) and claim.paired:
-        samples = [_pairs(claim, ended[claim.row], ended[other]) for other in claim.others]
+        pairs = [_pairs(claim, ended[claim.row], ended[other]) for other in claim.others]
+        samples = [(np.add(ours, by), theirs) for ours, theirs in pairs]
         test = statistics.signed_rank
         ranks = [statistics.signed_ranks(*sample) for sample in samples]
         lower = all(np.sum(signed) < 0 for signed in ranks)
         reachable = [statistics.smallest_signed_rank_p(len(signed)) for signed in ranks]
     else:
-        samples = [(scores[claim.row], scores[other]) for other in claim.others]
+        samples = [(scores[claim.row] + by, scores[other]) for other in claim.others]
         test = statistics.rank_sum
         lower = all(statistics.rank_shift(*sample) < 0 for sample in samples)
         reachable = [statistics.smallest_rank_sum_p(len(ours), len(theirs)) for ours, theirs in samples]
-    decided = max(statistics.holm(reachable)) <= LEVEL
-    p_value = max(statistics.holm([test(*sample) for sample in samples])) if decided else None
+    decided = exact or max(statistics.holm(reachable)) <= LEVEL
+    p_value = max(statistics.holm([test(*sample) for sample in samples])) if decided and not exact else None
     if isinstance(claim, FallsFastest):  # say of how many epochs it is, where a rehearsal has fewer
         claim = replace(
             claim, epochs=min(claim.epochs, max(len(run.history) for runs in ended.values() for run in runs))
@@ -303,16 +337,16 @@ def _judge_comparison(claim: Comparison, ended: Results, scores: Mapping[str, np
     means = {row: mean(values) for row, values in scores.items()}
     listed = ", ".join(f"{row} {means[row]:.4g} (n={len(scores[row])})" for row in scores)
     direction = "as claimed" if lower else "not as claimed"
-    if lower != all(means[claim.row] < means[other] for other in claim.others):
+    if lower != all(means[claim.row] + by < means[other] for other in claim.others):
         direction += " by ranks"
-    support = "too few runs for a test" if p_value is None else f"p = {p_value:.2g}"
+    support = "no chance in it" if exact else "too few runs for a test" if p_value is None else f"p = {p_value:.2g}"
     return _Outcome(decided, lower, f"{claim.quantity}: {listed}; {direction}, {support}", p_value)
 
 
 def _judge_nearness(claim: Near, ours: np.ndarray, theirs: np.ndarray) -> _Outcome:
     """Two one-sided Welch tests (Schuirmann 1987): is the difference within the margin on both sides?
 
-    Undecided where runs scatter so much that even equal means would fail them.
+    Undecided where runs scatter so much that even equal means would fail them, unless it is surely beyond the margin.
     """
     gap = f"{_words(claim.metric)}{_when(claim.metric, claim.epoch)}: {claim.row} {mean(ours):.4g} (n={len(ours)}), "
     gap += f"{claim.other} {mean(theirs):.4g} (n={len(theirs)}); "
@@ -324,7 +358,8 @@ def _judge_nearness(claim: Near, ours: np.ndarray, theirs: np.ndarray) -> _Outco
         return _Outcome(False, near, f"{gap}too few runs for a test", None)
     p_value = statistics.equivalence(ours, theirs, claim.margin)
     reachable = statistics.equivalence(ours - mean(ours), theirs - mean(theirs), claim.margin)
-    return _Outcome(reachable <= LEVEL, near, f"{gap}p = {p_value:.2g}", p_value)
+    apart = statistics.apart(ours, theirs, claim.margin)
+    return _Outcome(min(reachable, apart) <= LEVEL, near, f"{gap}p = {p_value:.2g}", p_value)
 
 
 def _judge_below(claim: Below, ours: np.ndarray) -> _Outcome:
@@ -334,6 +369,8 @@ def _judge_below(claim: Below, ours: np.ndarray) -> _Outcome:
         return _Outcome(True, False, f"{finding}; not as claimed, for runs diverged", None)
     below = mean(ours) < claim.value
     finding += f"; {'' if below else 'not '}below {claim.value:g}, "
+    if claim.exact:
+        return _Outcome(True, below, f"{finding}no chance in it", None)
     if not statistics.std(ours) > 0:
         return _Outcome(False, below, f"{finding}no test of one run, or of equal ones", None)
     p_value = statistics.differs_from_constant(ours, claim.value)
@@ -348,10 +385,10 @@ def _judge_widening(claim: Widens, ended: Results) -> _Outcome:
         ours, theirs = _pairs(claim, ended[row], ended[other])
         if not ours:
             return _Outcome(False, False, f"no seed ended in both {row} and {other}", None)
-        gaps.append(np.subtract(theirs, ours))
+        gaps.append(np.round(np.subtract(theirs, ours), 12))  # equal gaps are ties, whatever the floats say
         told.append(f"{other} less {row} {mean(gaps[-1]):.3g} (n={len(ours)})")
     finding = f"{claim.narrow.quantity}: {', '.join(told)}"
-    wider = statistics.rank_shift(*gaps) < 0
+    wider = statistics.rank_shift(*gaps) < 0 and bool(not claim.ahead or np.median(gaps[1]) > 0)
     direction = "as claimed" if wider else "not as claimed"
     if statistics.smallest_rank_sum_p(*map(len, gaps)) > LEVEL:
         return _Outcome(False, wider, f"{finding}; {direction}, too few runs for a test", None)
@@ -359,21 +396,21 @@ def _judge_widening(claim: Widens, ended: Results) -> _Outcome:
     return _Outcome(True, wider, f"{finding}; {direction}, p = {p_value:.2g}", p_value)
 
 
-def _judge_failure(claim: Diverges, failed: np.ndarray) -> _Outcome:
-    """One-sided binomial test: do more than half of such runs fail? Five of five give p = 0.031."""
-    n, count = len(failed), int(failed.sum())
+def _judge_most(claim: Diverges | Learns, held: np.ndarray) -> _Outcome:
+    """One-sided binomial test: does it hold of more than half of such runs? Five of five give p = 0.031."""
+    n, count = len(held), int(held.sum())
     p_value = sum(comb(n, k) for k in range(count, n + 1)) / 2**n
-    finding = (
-        f"{count} of {n} runs of {claim.row} diverged or kept {_words(claim.metric)} at {claim.never_below:g} or more"
-    )
-    return _Outcome(1 / 2**n <= LEVEL, count > n / 2, f"{finding}; p = {p_value:.2g}", p_value)
+    finding = f"{count} of {n} runs of {claim.row} {claim.quantity}; p = {p_value:.2g}"
+    return _Outcome(1 / 2**n <= LEVEL, count > n / 2, finding, p_value)
 
 
 def _scores(claim: Claim, runs: Sequence[RunResult]) -> np.ndarray:
     """One score per finished run; a diverged run scores worst, so that it cannot make its row look better."""
-    if isinstance(claim, Diverges):
+    if isinstance(claim, Diverges | Learns):
         known = [run for run in runs if run.status == "diverged" or np.isfinite(run.curve(claim.metric)).any()]
-        return np.array([claim.failed(run) for run in known], bool)
+        return np.array([claim.holds(run) for run in known], bool)
+    if isinstance(claim, Beats) and claim.diverged == "left out":
+        runs = [run for run in runs if run.status != "diverged"]
     scores = [_score(claim, run) for run in runs]
     return np.array([score for score in scores if not np.isnan(score)])
 

@@ -34,13 +34,13 @@ def rank_sum(ours: Values, theirs: Values) -> float:
     from scipy import stats
 
     n, m = len(ours), len(theirs)
+    ranks = stats.rankdata([*ours, *theirs])
     if comb(n + m, n) > EXACT_UP_TO:
-        return float(stats.mannwhitneyu(ours, theirs, alternative="two-sided").pvalue)
+        return float(stats.mannwhitneyu(ranks[:n], ranks[n:], alternative="two-sided", method=_method(ranks)).pvalue)
 
     def distance(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.abs(np.mean(a, axis=axis) - np.mean(b, axis=axis))
 
-    ranks = stats.rankdata([*ours, *theirs])
     test = stats.permutation_test(
         (ranks[:n], ranks[n:]), distance, n_resamples=EXACT_UP_TO + 1, alternative="greater", vectorized=True
     )
@@ -67,7 +67,7 @@ def signed_rank(ours: Values, theirs: Values) -> float:
     if not len(ranks):
         return 1.0
     if 2 ** len(ranks) > EXACT_UP_TO:
-        many: Any = stats.wilcoxon(ranks, method="approx")
+        many: Any = stats.wilcoxon(ranks, method=_method(np.abs(ranks)))
         return float(many.pvalue)
 
     def distance(signed: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -84,17 +84,29 @@ def signed_rank(ours: Values, theirs: Values) -> float:
     return float(test.pvalue)
 
 
+def _method(ranks: np.ndarray) -> str:
+    """How scipy is to find the p of many runs: exactly as long as no two are tied."""
+    return "exact" if len(np.unique(ranks)) == len(ranks) <= 100 else "asymptotic"
+
+
 def equivalence(ours: Values, theirs: Values, margin: float) -> float:
     """p of two one-sided Welch tests that the means differ by less than `margin`  (Schuirmann 1987)."""
+    return max(_exceeds(ours, theirs, -margin), _exceeds(theirs, ours, -margin))
+
+
+def apart(ours: Values, theirs: Values, margin: float) -> float:
+    """p of one-sided Welch tests that the means differ by more than `margin`."""
+    return min(_exceeds(ours, theirs, margin), _exceeds(theirs, ours, margin))
+
+
+def _exceeds(a: Values, b: Values, by: float) -> float:
+    """p of a one-sided Welch test that mean(a) is above mean(b) + `by`, which is not 0."""
     from scipy import stats
 
-    def above(a: Values, b: Values) -> float:  # of "mean(a) + margin is not above mean(b)"
-        if max(std(a), std(b)) < 1e-9 * margin:  # Welch's statistic would be 0 / 0 or nearly so
-            return 0.0 if mean(a) + margin > mean(b) else 1.0
-        test: Any = stats.ttest_ind(np.add(a, margin), b, equal_var=False, alternative="greater")
-        return float(test.pvalue)
-
-    return max(above(ours, theirs), above(theirs, ours))
+    if max(std(a), std(b)) < 1e-9 * abs(by):  # Welch's statistic would be 0 / 0 or nearly so
+        return 0.0 if mean(a) > mean(b) + by else 1.0
+    test: Any = stats.ttest_ind(np.subtract(a, by), b, equal_var=False, alternative="greater")
+    return float(test.pvalue)
 
 
 def differs_from_reported(values: Values, reported_mean: float, reported_std: float | None, runs: int | None) -> float:

@@ -25,7 +25,8 @@ def table_cells(study: Entry, results: Results) -> tuple[list[str], list[list[st
     """Header and rows of the study's table: mean ± std of each metric, the paper's number beside the first, n.
 
     The first metric is that of the paper, at the epoch that the paper prints. "agrees" means that a t-test on our runs
-    cannot tell our mean from the printed one at the level of 0.05. Columns that say nothing of any row are left out.
+    cannot tell our mean from the printed one at the level of 0.05; where runs diverged it is not asked. Columns that
+    say nothing of any row are left out.
     """
     first = study.metrics[0] if study.metrics else ""
     columns: list[tuple[str, Epoch]] = [(metric, "last") for metric in study.metrics]
@@ -40,7 +41,8 @@ def table_cells(study: Entry, results: Results) -> tuple[list[str], list[list[st
         runs = results.get(label, ())
         done = [run for run in runs if run.status == "done"]
         spreads = [_spread(_values(done, *column), column[0]) for column in columns]
-        beside = _beside_the_paper(study, label, _values(done, first, study.epoch), rehearsed)
+        diverged = sum(run.status == "diverged" for run in runs)
+        beside = _beside_the_paper(study, label, _values(done, first, study.epoch), diverged, rehearsed)
         n = str(len(runs)) if isinstance(study, Measurement) else f"{len(done)}/{study.runs}"
         rows.append([label, *spreads[:1], *beside, *spreads[1:], n, _diverged(runs)])
     for label, number in study.published.items():
@@ -55,8 +57,8 @@ def _values(runs: Sequence[RunResult], metric: str, epoch: Epoch) -> list[float]
     return [value for run in runs if not np.isnan(value := run.at(metric, epoch))]
 
 
-def _beside_the_paper(study: Entry, label: str, values: Sequence[float], rehearsed: bool) -> list[str]:
-    """The paper's number, ours minus it, and whether they agree."""
+def _beside_the_paper(study: Entry, label: str, values: Sequence[float], diverged: int, rehearsed: bool) -> list[str]:
+    """The paper's number, ours minus it, and whether they agree, which those that are left cannot say for the row."""
     reported = study.reported.get(label)
     if reported is None:
         return [NOTHING] * 3
@@ -70,6 +72,8 @@ def _beside_the_paper(study: Entry, label: str, values: Sequence[float], rehears
         agreement = NOTHING
     elif rehearsed:
         agreement = "rehearsal"
+    elif diverged:
+        agreement = f"{diverged} diverged"
     elif np.isnan(p_value):
         agreement = NOTHING
     else:

@@ -1,12 +1,14 @@
 from itertools import combinations, product
-from math import comb, inf, isnan, sqrt
+from math import inf, isnan, sqrt
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from relujax.statistics import (
+    apart,
     differs_from_reported,
+    equivalence,
     holm,
     mean,
     rank_sum,
@@ -68,10 +70,22 @@ def test_equal_runs_show_no_difference():
     assert rank_sum([1, 1, 1], [1, 1, 1]) == 1 and signed_rank([1, 2], [1, 2]) == 1
 
 
-def test_many_runs_agree_with_the_normal_approximation():
+def test_many_runs_are_compared_exactly_unless_some_are_tied():
+    assert rank_sum(range(10), range(10, 20)) == pytest.approx(smallest_rank_sum_p(10, 10))
+    assert signed_rank(range(20), range(1, 41, 2)) == pytest.approx(smallest_signed_rank_p(20))
     values = np.random.default_rng(0).normal(size=(2, 40))
-    expected = stats.mannwhitneyu(*values, alternative="two-sided").pvalue
-    assert comb(80, 40) > 1e9 and rank_sum(*values) == pytest.approx(expected)
+    approximation = stats.mannwhitneyu(*values, alternative="two-sided").pvalue
+    assert rank_sum(*values) == pytest.approx(approximation, rel=2e-3) and rank_sum(*values) != approximation
+    tied = np.round(values, 1)
+    assert rank_sum(*tied) == stats.mannwhitneyu(*tied, alternative="two-sided").pvalue
+
+
+def test_means_are_apart_or_equivalent_or_neither():
+    near, far, wide = [0.1, 0.11, 0.12], [0.5, 0.51, 0.52], [0.0, 0.3, 0.6]
+    assert apart(near, far, 0.02) == apart(far, near, 0.02) < 1e-3 < equivalence(near, far, 0.02)
+    assert equivalence(near, near, 0.1) < 0.01 < apart(near, near, 0.1)
+    assert min(apart(near, wide, 0.02), equivalence(near, wide, 0.02)) > 0.05
+    assert (apart([1.0, 1.0], [2.0, 2.0], 0.5), apart([1.0, 1.0], [1.2, 1.2], 0.5)) == (0, 1)
 
 
 def test_holm_steps_down_in_the_order_given():

@@ -1,7 +1,7 @@
 """Squeeze-and-excitation ResNet for CIFAR, Hu et al., arXiv:1709.01507, as in the Mish authors' notebooks.
 
-Deviation: its last stage has 516 filters, as in the code of that time (weiaicunzai/pytorch-cifar100), whose parameter
-counts TanhExp prints; 512 today. An activation ends the residual branch before the excitation, as there.
+Deviation: its last stage has 516 filters, as in the code of that time (weiaicunzai/pytorch-cifar100), of which the Mish
+notebooks are copies; 512 today. An activation ends the residual branch before the excitation, as there.
 """
 
 from functools import partial
