@@ -61,7 +61,7 @@ def epochs(trial: Trial, images: Split, runs: int = 1) -> Callable[[], object]:
 
     def call() -> object:
         nonlocal states
-        states = programs.epoch(states, seeds, train, lambda *steps: False)
+        states = programs.epoch(states, seeds, train, lambda steps: False)
         return jax.block_until_ready(states.sums)
 
     return call

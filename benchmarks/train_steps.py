@@ -155,7 +155,7 @@ def relujax_steps(
     def call() -> float:
         nonlocal states
         with jax.default_matmul_precision("highest"):
-            states = programs.epoch(states, seeds, train, lambda: False)
+            states = programs.epoch(states, seeds, train, lambda steps: False)
         return float(states.sums["loss"][0]) / work.steps
 
     return call

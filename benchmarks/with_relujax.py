@@ -36,7 +36,7 @@ def contender(
     def epoch() -> float:
         nonlocal states
         with jax.default_matmul_precision("highest"):
-            states = programs.epoch(states, seeds, train, lambda: False)
+            states = programs.epoch(states, seeds, train, lambda steps: False)
         return float(states.sums["loss"][0]) / (len(images) // net["batch_size"])
 
     return epoch

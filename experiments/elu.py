@@ -77,7 +77,6 @@ def fig_2_median_activation() -> Study:
             Curves(metrics=("median_activation",), label="median over units of the mean activation"),
             Curves(metrics=("train_loss", "validation_loss"), label="cross-entropy (nats)", log=True),
         ),
-        runs=5,
     )
 
 
@@ -115,7 +114,6 @@ def appendix_c_activation_variance() -> Study:
             Distribution(probe="unit_medians", of="value", label="variance over epochs of a unit's median"),
             Distribution(probe="unit_medians", of="change", label="variance over epochs of its change"),
         ),
-        runs=5,
     )
 
 
@@ -157,7 +155,6 @@ def fig_3_autoencoder() -> Study:
             Curves(metrics=("train_loss",), label="train reconstruction error (½ Σ squared)", log=True),
             Curves(metrics=("test_loss",), label="test reconstruction error (½ Σ squared)", log=True),
         ),
-        runs=5,
     )
 
 
@@ -335,7 +332,6 @@ def table_1_cifar10() -> Study:
             "Highway Network": Reported(7.60),
             "Fractional Max-Pooling": Reported(4.50),
         },
-        runs=5,
     )
 
 
@@ -373,7 +369,6 @@ def table_1_cifar100() -> Study:
             "Highway Network": Reported(32.24),
             "Fractional Max-Pooling": Reported(27.62),
         },
-        runs=5,
     )
 
 
@@ -426,7 +421,6 @@ def fig_6_imagenet() -> Study:
             Curves(metrics=("test_top5_error",), label="top-5 error"),
             Curves(metrics=("test_error",), label="top-1 error"),
         ),
-        runs=5,
     )
 
 

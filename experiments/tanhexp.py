@@ -6,6 +6,7 @@ arXiv:2003.09855: one function per table or figure.
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 from experiments import tanhexp_measured as measured
 from relujax.activations import Function, mish, relu, relu6, silu, tanhexp
@@ -34,21 +35,23 @@ ACCURACY = Curves(metrics=("test_accuracy",), label="test accuracy", rows=("Tanh
 LOSS = Curves(metrics=("test_loss",), label="test cross-entropy (nats)")
 
 
-def _dense(epochs: int) -> Recipe:
+def _dense(
+    activation: Function,
+    *,
+    depth: int = 15,
+    noise: Literal["dropout", "gaussian", "alpha"] = "dropout",
+    data: Data = MNIST,
+    epochs: int = 10,
+    probes: tuple[Representation, ...] = (),
+) -> Trial:
     """Section 4.1 follows the Mish implementation: Keras' SGD as it stands there, without momentum."""
-    return Recipe(length=Epochs(epochs), batch_size=128, optimizer=Sgd(), schedule=Constant(0.01))
-
-
-DENSE_10, DENSE_20 = _dense(10), _dense(20)
-
-
-def _mnist(activation: Function, depth: int = 15) -> Trial:
-    return Trial(model=DeepDense(depth=depth, num_classes=10, activation=activation), data=MNIST, recipe=DENSE_10)
+    model = DeepDense(depth=depth, num_classes=10, activation=activation, noise=noise)
+    recipe = Recipe(length=Epochs(epochs), batch_size=128, optimizer=Sgd(), schedule=Constant(0.01))
+    return Trial(model=model, data=data, recipe=recipe, probes=probes)
 
 
 def _alpha_dropout(activation: Function) -> Trial:
-    model = DeepDense(depth=15, num_classes=10, activation=activation, noise="alpha")
-    return Trial(model=model, data=MNIST, recipe=DENSE_10, probes=(Representation(),))
+    return _dense(activation, noise="alpha", probes=(Representation(),))
 
 
 def fig_1_functions() -> Measurement:
@@ -150,7 +153,7 @@ def fig_5_mnist_learning_speed() -> Study:
     return Study(
         source="TanhExp, Figs. 5 and 6",
         question="Does a 15-layer net on MNIST learn faster, and in the end better, with TanhExp?",
-        trials={name: _mnist(activation) for name, activation in COMPARED.items()},
+        trials={name: _dense(activation) for name, activation in COMPARED.items()},
         metrics=("test_accuracy", "test_loss", "train_loss"),
         claims=(
             Stated(
@@ -171,7 +174,6 @@ def fig_5_mnist_learning_speed() -> Study:
             ),
         ),
         panels=(ACCURACY, LOSS),
-        runs=5,
     )
 
 
@@ -195,7 +197,7 @@ def fig_7_mnist_depth() -> Study:
         source="TanhExp, Fig. 7",
         question="Does the accuracy of a deep dense net on MNIST hold with TanhExp as layers are added?",
         trials={
-            f"{name}, {depth} layers": _mnist(activation, depth)
+            f"{name}, {depth} layers": _dense(activation, depth=depth)
             for name, activation in COMPARED.items()
             for depth in DEPTHS
         },
@@ -234,7 +236,6 @@ def fig_7_mnist_depth() -> Study:
             **printed("Swish", (98.2, 97.91, 97.95, 97.52, 97.2, 96.22, 95.57, 91.74, 73.58, 63.41, 39.68)),
             **printed("Mish", (98.43, 98.28, 98.38, 98.24, 98.05, 97.52, 97.86, 96.46, 94.52, 94.66, 85.16)),
         },
-        runs=5,
     )
 
 
@@ -252,15 +253,8 @@ def fig_8_gaussian_dropout() -> Study:
         source="TanhExp, Fig. 8",
         question="Is TanhExp the one activation that Gaussian noise in every layer hardly harms?",
         trials={
-            **{
-                name: Trial(
-                    model=DeepDense(depth=15, num_classes=10, activation=activation, noise="gaussian"),
-                    data=MNIST,
-                    recipe=DENSE_10,
-                )
-                for name, activation in COMPARED.items()
-            },
-            **{f"{name} without Gaussian noise": _mnist(activation) for name, activation in COMPARED.items()},
+            **{name: _dense(activation, noise="gaussian") for name, activation in COMPARED.items()},
+            **{f"{name} without Gaussian noise": _dense(activation) for name, activation in COMPARED.items()},
         },
         metrics=("test_accuracy", "test_loss", "train_loss"),
         claims=(
@@ -277,7 +271,6 @@ def fig_8_gaussian_dropout() -> Study:
             ),
         ),
         panels=(ACCURACY,),
-        runs=5,
     )
 
 
@@ -293,7 +286,7 @@ def fig_9_alpha_dropout() -> Study:
         question="Does TanhExp learn faster than the others where alpha dropout restrains the net?",
         trials={
             **{name: _alpha_dropout(activation) for name, activation in COMPARED.items()},
-            **{f"{name} without alpha dropout": _mnist(activation) for name, activation in COMPARED.items()},
+            **{f"{name} without alpha dropout": _dense(activation) for name, activation in COMPARED.items()},
         },
         metrics=("test_accuracy", "test_loss", "train_loss"),
         claims=(
@@ -310,7 +303,6 @@ def fig_9_alpha_dropout() -> Study:
             ),
         ),
         panels=(ACCURACY,),
-        runs=5,
     )
 
 
@@ -331,7 +323,6 @@ def fig_10_representations() -> Study:
             ),
         ),
         panels=(Images(images="representation", label="pooled maps of one image, each on its own scale"),),
-        runs=5,
     )
 
 
@@ -343,11 +334,10 @@ def fig_11_fashion_mnist() -> Study:
     return Study(
         source="TanhExp, Figs. 11 and 12",
         question="Does TanhExp learn fastest on Fashion MNIST, too?",
-        trials=_twenty_epochs(Data(name="fashion_mnist", normalize=UnitRange())),
+        trials=_twenty_epochs("fashion_mnist"),
         metrics=("test_accuracy", "test_loss", "train_loss"),
         claims=_outruns("TanhExp outruns other activation functions evidently"),
         panels=(ACCURACY, LOSS),
-        runs=5,
     )
 
 
@@ -361,23 +351,16 @@ def fig_13_kmnist() -> Study:
     return Study(
         source="TanhExp, Figs. 13 and 14",
         question="Does TanhExp learn fastest on Kuzushiji-MNIST, too?",
-        trials=_twenty_epochs(Data(name="kmnist", normalize=UnitRange())),
+        trials=_twenty_epochs("kmnist"),
         metrics=("test_accuracy", "test_loss", "train_loss"),
         claims=_outruns("TanhExp shows the most outstanding performance"),
         panels=(ACCURACY, LOSS),
-        runs=5,
     )
 
 
-def _twenty_epochs(data: Data) -> dict[str, Trial]:
-    return {
-        name: Trial(
-            model=DeepDense(depth=15, num_classes=10, activation=activation),
-            data=data,
-            recipe=DENSE_20,
-        )
-        for name, activation in COMPARED.items()
-    }
+def _twenty_epochs(name: str) -> dict[str, Trial]:
+    data = Data(name=name, normalize=UnitRange())
+    return {label: _dense(activation, data=data, epochs=20) for label, activation in COMPARED.items()}
 
 
 def _outruns(words: str) -> tuple[Stated, ...]:
@@ -488,7 +471,6 @@ def table_1_cifar10() -> Study:
         claims=_surpasses(CIFAR_10),
         panels=CIFAR_BARS,
         reported=_printed(CIFAR_10),
-        runs=5,
     )
 
 
@@ -509,7 +491,6 @@ def table_2_cifar100() -> Study:
         claims=_surpasses(CIFAR_100),
         panels=CIFAR_BARS,
         reported=_printed(CIFAR_100),
-        runs=5,
     )
 
 

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax import Array
 from jax.core import Tracer
 
-from relujax.errors import InputError, unknown
+from relujax.errors import InputError, check_choice
 
 Function: TypeAlias = Callable[..., Array]  # of x, then constants
 ActivationLike: TypeAlias = str | Function | nn.Module
@@ -277,8 +277,7 @@ SHIPPED = {name: ACTIVATIONS[name] for name in OURS.split()}
 def get_activation(activation: ActivationLike | type[nn.Module]) -> Function | nn.Module:
     """The function or module that `activation` names, or `activation` itself where it already is one."""
     if isinstance(activation, str):
-        if activation not in ACTIVATIONS:
-            raise unknown("activation", activation, ACTIVATIONS)
+        check_choice("activation", activation, ACTIVATIONS)
         activation = ACTIVATIONS[activation]
     if isinstance(activation, type) and issubclass(activation, nn.Module):
         return activation(parent=None)  # unbound, so that whoever uses it decides where its parameters live

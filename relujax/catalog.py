@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from relujax import records
 from relujax.data import Data
-from relujax.errors import unknown
+from relujax.errors import check_choice
 from relujax.study import Entry, Measurement, Study, adapt
 
 Studies = Mapping[str, Callable[[], Entry]]
@@ -30,8 +30,7 @@ def studies_of(*modules: ModuleType) -> dict[str, Callable[[], Entry]]:
 
 def find(studies: Studies, name: str) -> Entry:
     """The study of this name; an unknown one is refused with the nearest."""
-    if name not in studies:
-        raise unknown("study", name, studies)
+    check_choice("study", name, studies)
     return studies[name]()
 
 

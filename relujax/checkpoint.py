@@ -112,7 +112,7 @@ def newest(directory: Path) -> int:
 
 def saved(directory: Path) -> list[int]:
     """The steps of which a run holds checkpoints, whole or not."""
-    return [int(path.name) for path in (directory / "checkpoints").glob("[0-9]*") if path.name.isdigit()]
+    return [int(path.name) for path in (directory / "checkpoints").glob("[0-9]*") if path.name.isdecimal()]
 
 
 def _seal(directory: Path, step: int) -> None:

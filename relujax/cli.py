@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -192,7 +192,7 @@ def _seconds(duration: str) -> float:
     """ "30s", "5m" or "1h" in seconds."""
     number, unit = duration[:-1], duration[-1:]
     scale = {"s": 1, "m": 60, "h": 3600}.get(unit)
-    if scale is None or not number.replace(".", "", 1).isdigit():
+    if scale is None or not number.replace(".", "", 1).isdecimal():
         raise InputError(f"a duration is a number and s, m or h, e.g. 5m; got {duration!r}")
     return float(number) * scale
 
@@ -221,19 +221,17 @@ def _run(studies: Studies, command: Run) -> int:
     if not many:
         keep_compiled_programs()
     need("matplotlib", "jinja2", extra="report")  # before training, not after
-    overrides: dict[str, Any] = {
-        "epochs": command.epochs,
-        "runs": command.runs,
-        "data": command.data,
-        "precision": command.precision,
-    }
     if not command.studies:
         raise InputError("run needs the name of a study, before --only and --resources: see list")
     entries = {name: catalog.find(studies, name) for name in command.studies}
-    if any(isinstance(study, Study) for study in entries.values()):
-        overrides["data"] = command.data and obtain.named(command.data, command.data_dir)
-    for name, study in entries.items():
-        entries[name] = adapt(study, **overrides) if isinstance(study, Study) else study
+    trains = any(isinstance(study, Study) for study in entries.values())
+    data = obtain.named(command.data, command.data_dir) if command.data and trains else None
+    entries = {
+        name: adapt(study, epochs=command.epochs, runs=command.runs, data=data, precision=command.precision)
+        if isinstance(study, Study)
+        else study
+        for name, study in entries.items()
+    }
     options = {
         "data_dir": command.data_dir,
         "devices": command.devices,
@@ -247,6 +245,8 @@ def _run(studies: Studies, command: Run) -> int:
     }
     wanted: list[tuple[list[Trial], range]] = []
     if command.launcher == "ray":
+        if many:
+            raise InputError("Ray hands the runs out itself: leave --distributed and its options out")
         if bucket.is_address(command.workdir):
             raise InputError(f"with Ray the workdir must be a folder that all nodes see; got {command.workdir}")
         launch.parse(command.resources)
@@ -272,8 +272,7 @@ def _run(studies: Studies, command: Run) -> int:
             else:
                 wanted.append(([study.trials[label] for label in command.only or study.trials], range(study.runs)))
         if wanted:
-            place = {"address": command.address, "resources": command.resources}
-            launch.train(wanted, workdir=workdir, options=options, **place)
+            launch.train(wanted, workdir=workdir, options=options, address=command.address, resources=command.resources)
     if not hosts.is_first():
         return 0
     console, failures = Console(), []

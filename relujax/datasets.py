@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from relujax.data import Data
-from relujax.errors import InputError, need, one_line, unknown
+from relujax.errors import InputError, check_choice, need, one_line, unknown
 from relujax.facts import DATASETS, SPLITS, Facts, Published
 from relujax.own import PARTS, Arrays, OwnImages, canonical, digest_of
 from relujax.pictures import write_squares
@@ -77,8 +77,7 @@ def load(name: str, data_dir: Path | None = None, *, anew: bool = False, progres
     With `anew` the records are decoded again, whatever the cache holds. Raises InputError where it is unknown, not
     prepared, damaged, or other data under this name.
     """
-    if name not in DATASETS:
-        raise unknown("dataset", name, DATASETS)
+    check_choice("dataset", name, DATASETS)
     if name == "digits":
         return check(name, _digits(), where="scikit-learn")
     records = records_dir(name, data_dir)
@@ -95,7 +94,8 @@ def load(name: str, data_dir: Path | None = None, *, anew: bool = False, progres
     dataset = _read_cache(name, cached)
     if dataset is None:
         dataset = read(name, records)
-        _write_cache(dataset, cached)
+        arrays = {part: getattr(dataset, part).astype(np.uint8) for part in PARTS}
+        write_arrays(cached, name, dataset.label, arrays, dataset.digest)
     return dataset
 
 
@@ -342,13 +342,18 @@ def file_sha256(path: Path) -> str:
 
 
 def _read_cache(name: str, cached: Path, *, large: bool = False, every_byte: bool = True) -> Dataset | None:
-    """The cached arrays where they are whole and, if `every_byte` is read, have the digest of their manifest."""
+    found = read_arrays(cached, large=large, every_byte=every_byte)
+    return None if found is None else _dataset(name, *found)
+
+
+def read_arrays(cached: Path, *, large: bool = False, every_byte: bool = True) -> tuple[str, Arrays, str] | None:
+    """Label, arrays and digest of a cache that is whole and, if `every_byte` is read, has its manifest's digest."""
     try:
         manifest = json.loads((cached / "manifest.json").read_text())
         arrays = _load_parts(cached, large=large)
         if every_byte and digest_of(arrays) != manifest["digest"]:
             return None
-        return _dataset(name, manifest["label"], arrays, manifest["digest"])
+        return manifest["label"], arrays, manifest["digest"]
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
@@ -361,14 +366,13 @@ def _load_parts(cached: Path, *, large: bool) -> Arrays:
     return {part: array(part) for part in PARTS}
 
 
-def _write_cache(dataset: Dataset, cached: Path) -> None:
-    """A cache that cannot be written costs time, not the run."""
+def write_arrays(cached: Path, name: str, label: str, arrays: Arrays, digest: str) -> None:
+    """Fills a cache for `read_arrays`; one that cannot be written costs time, not the run."""
     try:
-        with whole_or_not_at_all(cached, dataset.name) as partial:
-            for part in PARTS:
-                array = getattr(dataset, part).astype(np.uint8)
+        with whole_or_not_at_all(cached, name) as partial:
+            for part, array in arrays.items():
                 np.save(partial / f"{part}.npy", array, allow_pickle=False)
-            _write_manifest(partial, dataset.name, dataset.label, dataset.digest)
+            _write_manifest(partial, name, label, digest)
     except OSError as error:
         logging.getLogger(__name__).warning("the decoded arrays are not cached: %s", error)
 

@@ -37,7 +37,7 @@ def seconds_of(trial: Trial, runs: int, options: Options | None = None) -> float
 
     def train_steps() -> object:
         nonlocal states
-        states = programs.epoch(states, seeds, images, lambda: False)
+        states = programs.epoch(states, seeds, images, lambda steps: False)
         return jax.block_until_ready(states.step)
 
     def evaluation() -> object:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from relujax.data import Data
-from relujax.datasets import Progress, cache_home, data_home, fingerprint, sources_of, whole_or_not_at_all
+from relujax.datasets import Progress, cache_home, data_home, fingerprint, read_arrays, sources_of, write_arrays
 from relujax.errors import InputError, need, unknown
 from relujax.facts import DATASETS
 from relujax.own import PARTS, canonical, digest_of
@@ -27,7 +27,7 @@ def from_tfds(name: str, data_dir: Path | None = None, progress: Progress | None
     canonical order. Raises InputError where it is not prepared, not of images and classes, or too large for memory.
     """
     plain, _, size = name.partition("@")
-    if size and not (size.isdigit() and int(size) > 0):
+    if size and not (size.isdecimal() and int(size) > 0):
         raise InputError(f"a size is a number of pixels, e.g. {plain}@64; got {name!r}")
     builder = _builder(plain, data_home(data_dir))
     records = Path(str(builder.data_path))
@@ -43,13 +43,10 @@ def from_tfds(name: str, data_dir: Path | None = None, progress: Progress | None
         most = f"at most {MOST_BYTES >> 30} GiB of pixels are held in memory"
         raise InputError(f"{most}; {name} has {needed / (1 << 30):.1f}: name smaller squares, e.g. {plain}@64")
     cached = cache_home() / "arrays" / f"{name.replace('/', '-')}-{fingerprint(records)[:16]}"
-    arrays = _read(cached)
-    if arrays is None:
+    _, arrays, _ = read_arrays(cached) or ("", {}, "")
+    if not arrays:
         arrays = _decode(plain, records, splits, image, label, _decoder(shape, squares=bool(size)), progress)
-        with whole_or_not_at_all(cached, cached.name) as partial:
-            for part, array in arrays.items():
-                np.save(partial / f"{part}.npy", array, allow_pickle=False)
-            (partial / "digest.txt").write_text(digest_of(arrays))
+        write_arrays(cached, cached.name, name, arrays, digest_of(arrays))
     return Data.from_arrays(
         arrays["train_images"],
         arrays["train_labels"],
@@ -140,12 +137,3 @@ def _decode(
         cut = len(images) - len(images) // 5
         arrays = dict(zip(PARTS, (images[:cut], labels[:cut], images[cut:], labels[cut:])))
     return arrays
-
-
-def _read(cached: Path) -> dict[str, np.ndarray] | None:
-    """What was decoded before; nothing where it is not whole."""
-    try:
-        arrays = {part: np.load(cached / f"{part}.npy", allow_pickle=False) for part in PARTS}
-        return arrays if digest_of(arrays) == (cached / "digest.txt").read_text() else None
-    except (OSError, ValueError, EOFError):
-        return None

@@ -115,7 +115,7 @@ def _max(numbers: jax.Array) -> jax.Array:
 
 def _check(coordinator: str, processes: int, process: int) -> None:
     host, colon, port = coordinator.rpartition(":")
-    if not (host and colon and port.isdigit()):
+    if not (host and colon and port.isdecimal()):
         raise InputError(f"the coordinator is HOST:PORT of process 0, e.g. 10.0.0.1:8476; got {coordinator!r}")
     if processes < 1:
         raise InputError(f"--processes must be at least 1; got {processes}")

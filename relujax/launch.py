@@ -80,7 +80,7 @@ def parse(resources: Sequence[str]) -> dict[str, float]:
     needs = {"CPU": 1.0}
     for text in resources:
         name, _, amount = text.partition("=")
-        if not name or not amount.replace(".", "", 1).isdigit():
+        if not name or not amount.replace(".", "", 1).isdecimal():
             raise InputError(f"a resource is a name and a number, e.g. GPU=1; got {text!r}")
         needs[name] = float(amount)
     return needs

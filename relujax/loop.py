@@ -129,7 +129,7 @@ def train(
             late = time.monotonic() - saved > options.checkpoint_every
             return END if asked.is_set() else CHECKPOINT if late else NOTHING
 
-        def after_step(taken: int = 1) -> bool:
+        def after_steps(taken: int) -> bool:
             nonlocal step, wished
             step += taken
             profile.before(step, step + taken)
@@ -140,7 +140,7 @@ def train(
         while runs.alive and step < epochs * steps:  # killed after the last checkpoint, only the result is missing
             profile.before(step, step + programs.steps_per_call)
             wished = NOTHING
-            states = programs.epoch(states, seeds, train, after_step)
+            states = programs.epoch(states, seeds, train, after_steps)
             runs.end_diverged(hosts.gather(states.diverged_at).tolist())
             step = int(hosts.gather(states.step)[0])
             epoch, into = divmod(step, steps)

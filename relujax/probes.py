@@ -37,7 +37,7 @@ class UnitMedians:
     images: int | None = None
 
     def __call__(self, outputs: dict[str, Array], params: Any = None) -> dict[str, Array]:
-        return {"unit_medians": jnp.concatenate([column_medians(output) for output in outputs.values()])}
+        return {"unit_medians": jnp.concatenate([column_medians(output).ravel() for output in outputs.values()])}
 
 
 @dataclass(frozen=True, kw_only=True)

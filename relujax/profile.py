@@ -11,7 +11,7 @@ from relujax.errors import InputError
 def parse_steps(text: str) -> tuple[int, int]:
     """ "20:25" → (20, 25)."""
     start, colon, stop = text.partition(":")
-    if not (colon and start.isdigit() and stop.isdigit() and int(start) < int(stop)):
+    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
         raise InputError(f"steps are START:STOP with START < STOP, counted from 0, e.g. 20:25; got {text!r}")
     return int(start), int(stop)
 

@@ -70,9 +70,9 @@ def _notebook_bar(console, total: int, done: int) -> Iterator[Reporter]:
     def report(label: str, *, runs: int, images: int, loss: float) -> None:
         nonlocal now_done
         now_done += runs
-        minutes = (time.monotonic() - begun) / (now_done - done) * (total - now_done) / 60
+        left = duration((time.monotonic() - begun) / (now_done - done) * (total - now_done))
         words = f"{label}: {now_done}/{total} run-epochs · {speed(images):,.0f} images/s · loss {loss:.4f}"
-        shown.update(bar(f"{words} · {minutes:.1f} min left"))
+        shown.update(bar(f"{words} · {left} left"))
 
     yield report
 
@@ -88,8 +88,8 @@ def _lines(console, total: int, done: int) -> Iterator[Reporter]:
         now_done += runs
         rate, now = speed(images), time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES or now_done == total:
-            minutes = (now - begun) / (now_done - done) * (total - now_done) / 60
-            line = f"{now_done}/{total} run-epochs, {rate:,.0f} images/s, loss {loss:.4f}, {minutes:.1f} min left"
+            left = duration((now - begun) / (now_done - done) * (total - now_done))
+            line = f"{now_done}/{total} run-epochs, {rate:,.0f} images/s, loss {loss:.4f}, {left} left"
             print(f"{label}: {line}", file=sys.stderr, flush=True)
             last = now
 

@@ -105,8 +105,10 @@ def _flat(value: object, path: str = "") -> Iterator[tuple[str, str]]:
     """{"recipe": {"length": {"class": "Epochs", "count": 300}}} → ("recipe.length", "Epochs"), ("….count", "300")."""
     if isinstance(value, Mapping):
         if "function" in value:
-            constants = ", ".join(str(item) for key, item in value.items() if key != "function")
-            yield path, f"{value['function']}({constants})"
+            inner = value["function"]  # of a partial of one's own it is such a mapping, too
+            constants = [str(item) for key, item in value.items() if key not in ("function", "code")]
+            name = inner["function"] if isinstance(inner, Mapping) else inner
+            yield path, f"{name}({', '.join(constants)})" if constants else str(name)
             return
         if "class" in value and path:
             yield path, str(value["class"])

@@ -10,7 +10,7 @@ import numpy as np
 from relujax.claims import Epoch, Results, Stated, rows_of
 from relujax.data import Data, PerChannel, UnitRange
 from relujax.datasets import DATASETS, facts_of
-from relujax.errors import InputError, check_choice, unknown
+from relujax.errors import InputError, check_choice
 from relujax.trial import RunResult, Trial
 
 
@@ -216,8 +216,7 @@ def adapt(
     if runs is not None and runs < 1:
         raise InputError(f"runs must be at least 1; got {runs}")
     if isinstance(data, str):
-        if data not in DATASETS:
-            raise unknown("dataset", data, DATASETS)
+        check_choice("dataset", data, DATASETS)
         data = Data(name=data, normalize=UnitRange())
     reasons: dict[str, None] = dict.fromkeys(study.rehearsal)
 
@@ -232,6 +231,9 @@ def adapt(
             reasons[f"{data.name} instead of {trial.data.name}"] = None
             trial = _on_other_data(trial, data)
         if precision == "bf16":
+            if not hasattr(trial.model, "dtype"):
+                name = type(trial.model).__name__
+                raise InputError(f"bf16 needs a network with a field dtype that it computes in; {name} has none")
             trial = replace(trial, model=trial.model.clone(dtype=jnp.bfloat16))
             reasons["bf16 instead of float32"] = None
         return trial

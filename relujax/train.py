@@ -28,8 +28,9 @@ from relujax.sharding import on_cpu, over_batch, over_batches, over_runs, split_
 from relujax.trial import Trial
 
 Metrics = dict[str, Array]
-EVALUATION_BATCH = 1000  # images, on CPU; elsewhere as many as in training, since all runs of a device are at it
+EVALUATION_BATCH = 1000  # images, of dense networks on CPU; else as many as in training
 PART = 50  # steps at most
+Pause = Callable[[int], bool]
 Calls = Literal["auto", "epoch", "part", "step"]
 Together = Literal["auto", "vmap", "mixed", "map"]  # the runs of a device; mixed: convolutions in turn, else at once
 
@@ -225,9 +226,9 @@ class Programs:
     """A trial compiled for several runs at once; states, seeds and metrics carry a leading run axis."""
 
     init: Callable[[Array, Split], TrainState]  # seeds, an image or more of those to train on
-    # States (donated), seeds, training images, and what is asked whether to return early: after each step, or, with
-    # the steps taken, after each part of an epoch. Goes on to the end of it, or to where every run has diverged.
-    epoch: Callable[[TrainState, Array, Any, Callable[..., bool]], TrainState]
+    # States (donated), seeds, training images, and what is asked, with the steps just taken, whether to return early.
+    # Goes on to the end of the epoch, or to where every run has diverged.
+    epoch: Callable[[TrainState, Array, Any, Pause], TrainState]
     measure: Callable[[TrainState, Any, Mapping[str, Any]], Metrics]  # states, training images, others by name
     steps_per_call: int  # how many a compiled program takes before the host is back
 
@@ -326,9 +327,7 @@ def compile_programs(
     sums_of = compiled(partial(eval_step, trial), shared=2)
     watched = compiled(partial(probe, trial), shared=1)
 
-    def epoch_step_by_step(
-        states: TrainState, seeds: Array, train: Split | Streamed, pause: Callable[..., bool]
-    ) -> TrainState:
+    def epoch_step_by_step(states: TrainState, seeds: Array, train: Split | Streamed, pause: Pause) -> TrainState:
         order, here = gather(order_of(states, seeds)), _on_host(train)
         for step in range(int(gather(states.step)[0]) % steps, steps):
             batch = place(here.take(order[:, step]), over_batches(mesh))
@@ -336,7 +335,7 @@ def compile_programs(
             if gather(states.diverged_at).all():
                 break
             states = one_step(states, seeds, batch)
-            if pause():
+            if pause(1):
                 break
         return states
 
@@ -361,7 +360,7 @@ def compile_programs(
     part = steps if how.per_call == "epoch" else part_of(steps)
     some = compiled(training(partial(train_epoch, trial, optimizer, part=part)), shared=1, donated=(0,))
 
-    def epoch_part_by_part(states: TrainState, seeds: Array, train: Split, pause: Callable[..., bool]) -> TrainState:
+    def epoch_part_by_part(states: TrainState, seeds: Array, train: Split, pause: Pause) -> TrainState:
         step = int(gather(states.step)[0]) % steps
         if step % part:  # stopped there by programs that take steps one by one
             return epoch_step_by_step(states, seeds, train, pause)

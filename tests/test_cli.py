@@ -1,12 +1,16 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 
 import fault_studies
+import jax.numpy as jnp
 import pytest
 
 from experiments.__main__ import STUDIES
 from relujax import adapt, records, runner
+from relujax.activations import ACTIVATIONS
 from relujax.cli import _seconds, main
 
 RUN = ["run", "elu.fig_2_median_activation", "--data", "digits", "--epochs", "2", "--runs", "2"]
@@ -30,6 +34,22 @@ def test_show_prints_networks_settings_claims_and_deviations(capsys):
     assert all(number in shown for number in ("217,354", "2,837,314", "6.55", "-0.3532"))
     assert "0.433" in shown  # MFLOPs: 2 · (784 · 128 + 7 · 128² + 128 · 10) / 10⁶
     assert "ELUs have a smaller median activation" in shown and "Deviation: the number of runs is not stated" in shown
+
+
+def test_show_names_an_activation_of_ones_own_as_its_author_does(monkeypatch, capsys):
+    def leaky(x, slope):
+        return jnp.where(x > 0, x, slope * x)
+
+    monkeypatch.setitem(ACTIVATIONS, "leaky", leaky)
+    trial = next(iter(STUDIES["elu.fig_2_median_activation"]().trials.values()))
+    mine = {
+        f"slope {slope}": replace(trial, model=trial.model.clone(activation=partial(leaky, slope=slope)))
+        for slope in (0.5, 0.25)
+    }
+    study = replace(STUDIES["elu.fig_2_median_activation"](), trials=mine, claims=(), panels=(), reported={})
+    assert main({"mine": lambda: study}, ["show", "mine"]) == 0
+    shown = capsys.readouterr().out
+    assert "leaky(0.5)" in shown and "leaky(0.25)" in shown and "code" not in shown
 
 
 def test_run_then_run_again_then_report(tmp_path, capsys):
@@ -107,6 +127,9 @@ def test_a_duration_is_read_as_it_is_written(text, seconds):
         (["report"], "holds no run of any study"),
         (["run"], "run needs the name of a study"),
         ([*RUN, "--launcher", "ray", "--resources", "GPU"], "a resource is a name and a number, e.g. GPU=1; got 'GPU'"),
+        ([*RUN, "--launcher", "ray", "--distributed"], "Ray hands the runs out itself"),
+        ([*RUN, "--checkpoint-every", "²m"], "got '²m'"),
+        ([*RUN, "--profile", "1:²"], "got '1:²'"),
         (["watch", "nowhere"], "must be a directory that a study runs in; nowhere is none"),
     ],
 )

@@ -265,7 +265,7 @@ def trained(trial, train, test, streamed):
     seeds = jax.device_put(np.arange(2), over_runs(mesh))
     states = programs.init(seeds, train.take(np.arange(1)))
     for _ in range(2):
-        states = programs.epoch(states, seeds, train, lambda: False)
+        states = programs.epoch(states, seeds, train, lambda steps: False)
     return jax.device_get((states, programs.measure(states, train, {"test": test})))
 
 

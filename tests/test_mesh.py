@@ -69,7 +69,7 @@ def trained(kind, runs, devices, devices_per_run):
     train, test = jax.device_put((train, test), everywhere(mesh))
     states = programs.init(seeds, train)
     for _ in range(2):
-        states = programs.epoch(states, seeds, train, lambda: False)
+        states = programs.epoch(states, seeds, train, lambda steps: False)
     assert int(states.step[0]) == 10
     metrics = programs.measure(states, train, {"test": test})
     return [np.asarray(leaf[0]).tolist() for leaf in jax.tree.leaves((states, metrics))]

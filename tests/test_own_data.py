@@ -229,6 +229,13 @@ def test_any_set_that_tfds_has_prepared_can_be_trained_on_and_reported(cache, tm
     )
 
 
+def test_a_cache_that_cannot_be_written_costs_only_time(cache, tmp_path, caplog):
+    write_tfds(tmp_path / "data", "leaves", {"train": plain_pictures(10)})
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    assert from_tfds("leaves@16", tmp_path / "data").own.train == 8
+    assert "not cached" in caplog.text
+
+
 def test_prepared_pictures_of_one_size_are_taken_as_they_are(cache, tmp_path):
     import tensorflow_datasets as tfds
 

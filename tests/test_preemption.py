@@ -77,16 +77,16 @@ def signalled(monkeypatch, at, number):
         programs = compile_programs(*args, **options)
 
         def epoch(states, seeds, train, pause):
-            def noting():
+            def noting(steps):
                 asked.append(True)
                 if len(asked) == at:
                     signal.raise_signal(number)
-                return pause()
+                return pause(steps)
 
             before = len(asked)
             states = programs.epoch(states, seeds, train, noting)
             if len(asked) == before:
-                noting()
+                noting(programs.steps_per_call)
             return states
 
         return replace(programs, epoch=epoch)
@@ -188,7 +188,7 @@ def test_an_error_of_a_checkpoint_ends_the_run_at_the_next_step(tmp_path, monkey
         programs = compile_programs(*args, **options)
 
         def epoch(states, seeds, train, pause):
-            return programs.epoch(states, seeds, train, lambda: taken.append(True) or pause())
+            return programs.epoch(states, seeds, train, lambda steps: taken.append(True) or pause(steps))
 
         return replace(programs, epoch=epoch)
 

@@ -28,6 +28,11 @@ def test_unit_medians_has_one_value_per_unit_in_the_order_of_the_sites():
     np.testing.assert_array_equal(UnitMedians()(outputs)["unit_medians"], [2.0, 3.0, 5.0])
 
 
+def test_units_of_a_convolution_are_all_its_numbers():
+    outputs = {"act1": jnp.arange(24.0).reshape(3, 2, 2, 2), "act2": jnp.zeros((3, 1))}
+    np.testing.assert_array_equal(UnitMedians()(outputs)["unit_medians"], [*range(8, 16), 0])
+
+
 def test_roughness_is_the_mean_step_as_a_share_of_the_range_and_skips_constant_maps():
     ramp = jnp.broadcast_to(jnp.arange(5.0), (5, 5))  # steps of 1 across and 0 down, range 4
     checks = jnp.indices((5, 5)).sum(axis=0) % 2.0  # steps of 1 everywhere, range 1

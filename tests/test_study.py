@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from experiments import elu
 from relujax.claims import (
@@ -33,6 +34,12 @@ def run(seed=0, status="done", dataset="mnist", **curves):
 
 def runs(*finals):
     return [run(seed, loss=[9.0, final]) for seed, final in enumerate(finals)]
+
+
+class FixedPrecision(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train):
+        return nn.Dense(10)(images.reshape(len(images), -1))
 
 
 CLAIM = Stated(words="A beats B and C.", claim=Beats(row="A", others=("B", "C"), metric="loss"))
@@ -237,6 +244,10 @@ def test_a_study_that_speaks_of_an_unknown_row_is_refused():
         replace(study, claims=(claim,))
     with pytest.raises(InputError, match="unknown precision 'fp16'"):
         adapt(study, precision="fp16")
+    fixed = replace(study.trials["ELU"], model=FixedPrecision())
+    plain = replace(study, trials={**study.trials, "ELU": fixed})
+    with pytest.raises(InputError, match=r"bf16 needs a network with a field dtype .* FixedPrecision has none"):
+        adapt(plain, precision="bf16")
 
 
 def test_a_gap_that_widens_is_judged_by_the_differences_of_each_seed():
