@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from race import Contender, Goal, Measured, machine, race, ratio
+from race import RESULTS, Contender, Goal, Measured, machine, race, ratio, write
 from rich.console import Console
 from rich.table import Table
-from train_steps import MNIST, ROOT, WORKS, Work, flax_network
+from train_steps import MNIST, WORKS, Work, flax_network
 
 from relujax.errors import unknown
 
@@ -147,7 +147,7 @@ def main(
     repeats: int = 7,
     patience: float = 600.0,
     without: tuple[str, ...] = (),
-    output: Path = ROOT / "results" / "benchmarks",
+    output: Path = RESULTS,
 ) -> None:
     """Races the contenders on every network, one after another, or on those named, all at once.
 
@@ -183,8 +183,7 @@ def main(
                 result.contender = chosen[contender]
             record["networks"][name] = {"repeats": repeats} | show(console, name, work, own, rates)
         record |= {"device": jax.devices()[0].device_kind, "machine": machine()}
-        output.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write(path, record)
 
 
 if __name__ == "__main__":

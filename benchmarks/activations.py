@@ -9,7 +9,6 @@ product (second).
 PyTorch: its own fused kernel where it has one, torch.compile where it has none; first derivatives with autograd.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from race import machine
+from race import RESULTS, machine, write
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +26,6 @@ from relujax.timing import seconds_per_call
 
 LAUNCHES = 20  # of a timed call on an accelerator, which is waited for once
 NAMES = ("relu", "leaky_relu", "elu", "selu", "silu", "gelu", "mish", "tanhexp")
-ROOT = Path(__file__).parents[1]
 Calls = dict[str, Callable[[], object]]
 
 
@@ -92,7 +90,7 @@ def theirs(x: np.ndarray, g: np.ndarray, launches: int) -> dict[str, Calls]:
     }
 
 
-def main(elements: int = 2**24, repeats: int = 5, output: Path = ROOT / "results" / "benchmarks") -> None:
+def main(elements: int = 2**24, repeats: int = 5, output: Path = RESULTS) -> None:
     """Times every activation on an array of that many float32 elements."""
     generator = np.random.default_rng(0)
     x, g = (generator.standard_normal(elements, np.float32) for _ in range(2))
@@ -111,9 +109,7 @@ def main(elements: int = 2**24, repeats: int = 5, output: Path = ROOT / "results
             table.add_row(name, f"{middle:.3g}", f"{min(values):.3g}–{max(values):.3g}", f"{middle / floor:.2f}")
         console.print(table)
     record["bytes_held"] = memory
-    output.mkdir(parents=True, exist_ok=True)
-    file = "activations.json" if on_cpu else "activations_accelerator.json"
-    (output / file).write_text(json.dumps(record, indent=1) + "\n")
+    write(output / ("activations.json" if on_cpu else "activations_accelerator.json"), record)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 The share is that of --checkpoint-every 5m if training stood still for all of it, which it does not: an upper limit.
 """
 
-import json
 import statistics
 import tempfile
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import jax
 import tyro
 from growth import noise, trial_of
-from race import machine
+from race import RESULTS, machine
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +26,6 @@ from relujax.models.preact_resnet import PreActResNet
 from relujax.recipe import make_optimizer
 from relujax.train import init_state
 
-ROOT = Path(__file__).parents[1]
 EVERY = 300.0
 NETWORKS = {
     "MLP 8×128": (MLP(8, 128, 10, "elu"), (28, 28, 1)),
@@ -37,7 +35,7 @@ NETWORKS = {
 }
 
 
-def main(repeats: int = 7, output: Path = ROOT / "results" / "benchmarks") -> None:
+def main(repeats: int = 7, output: Path = RESULTS) -> None:
     """One run of each network; the first save, which loads Orbax, is left out."""
     console, table = Console(), Table("network", "MB", "training stops (ms)", "then written in (s)", "share at 5m (%)")
     record: dict = {"machine": machine(), "networks": {}}
@@ -60,8 +58,7 @@ def main(repeats: int = 7, output: Path = ROOT / "results" / "benchmarks") -> No
         share = f"{100 * (stop + write) / EVERY:.2f}"
         table.add_row(name, f"{megabytes:.1f}", f"{1000 * stop:.1f}", f"{write:.2f}", share)
     console.print(table)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "checkpoints.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write(output / "checkpoints.json", record)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import tyro
-from race import machine
+from race import RESULTS, machine, write
 from rich.console import Console
 from rich.table import Table
 
@@ -34,7 +34,6 @@ from relujax.timing import seconds_per_call
 from relujax.train import CPU_CONVOLUTIONS, Split, TrainState, compile_programs, init_state, make_optimizer, train_step
 from relujax.trial import Trial
 
-ROOT = Path(__file__).parents[1]
 Timed = tuple[Callable[[], object], int]  # a call, and of how many units the time is
 
 
@@ -127,7 +126,7 @@ TIMES = {"runs": runs_at_once, "images": training_images, "depth": depth}
 def main(
     tables: tyro.conf.Positional[tuple[Literal["runs", "images", "depth", "memory"], ...]] = (),
     repeats: int = 5,
-    output: Path = ROOT / "results" / "benchmarks",
+    output: Path = RESULTS,
 ) -> None:
     """Measures all four, or those named."""
     one_cpu_device_per_core()
@@ -137,11 +136,6 @@ def main(
     path = output / ("growth.json" if on_cpu else "growth_accelerator.json")
     record = json.loads(path.read_text()) if tables and path.exists() else {"microseconds": {}, "memory": {}}
     record |= {"repeats": repeats, "device": jax.devices()[0].device_kind, "machine": machine()}
-
-    def keep() -> None:
-        output.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-
     for name, sizes in TIMES.items():
         if tables and name not in tables:
             continue
@@ -153,7 +147,7 @@ def main(
         for size, values in found.items():
             table.add_row(size, f"{np.median(values):.3g}", f"{min(values):.3g}–{max(values):.3g}")
         console.print(table)
-        keep()
+        write(path, record)
     if not tables or "memory" in tables:
         shown = Table("network", "batch", "held MB", "foretold MB", "held / foretold", title="memory of a train step")
         for model in (ResNet(20, 10), ResNet(56, 10), PreActResNet(110, 10), DFNMR(110, 10)):
@@ -164,7 +158,7 @@ def main(
                 cells = f"{held / 1e6:.0f}", f"{foretold / 1e6:.0f}", f"{held / foretold:.2f}"
                 shown.add_row(name, str(batch_size), *cells)
         console.print(shown)
-        keep()
+        write(path, record)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ the same 50,000 images, dropping the last 16; every step ends with loss and erro
 `tests/test_benchmarks.py` checks that they reach the same weights.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import tyro
-from race import WARM_UP, Contender, Goal, Measured, machine, race, ratio
+from race import RESULTS, WARM_UP, Contender, Goal, Measured, machine, race, ratio, write
 from rich.console import Console
 from rich.table import Table
 
@@ -82,7 +81,7 @@ def show(console: Console, measured: dict[str, Measured], title: str) -> None:
 def main(
     repeats: int = 15,
     data_dir: Annotated[Path | None, tyro.conf.arg(help="where MNIST is; as in `python -m experiments`")] = None,
-    output: Path = Path("results/benchmarks"),
+    output: Path = RESULTS,
     activation: Literal["elu", "relu", "silu", "tanh"] = "elu",
 ) -> None:
     """Trains the ELU paper's net with relujax, PyTorch and plain Flax in turn, and compares how fast they are."""
@@ -101,9 +100,8 @@ def main(
         "goals": [goal.as_json(measured) for goal in GOALS],
         "contenders": {name: result.as_json() for name, result in measured.items()},
     }
-    output.mkdir(parents=True, exist_ok=True)
     path = output / "mnist_mlp.json"
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write(path, record)
     console.print(f"written: {path}", markup=False)
 
 

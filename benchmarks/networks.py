@@ -3,17 +3,16 @@
 python benchmarks/networks.py    # a table on the terminal, the same as JSON in results/benchmarks/networks.json
 """
 
-import json
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from race import RESULTS, write
 
 from relujax.data import Data, UnitRange
 from relujax.environment import environment
-from relujax.layers import count_parameters, is_convolutional, ratio
+from relujax.layers import count, is_convolutional
 from relujax.models.alexnet import AlexNet
 from relujax.models.deep_dense import DeepDense
 from relujax.models.dfn_mr import DFNMR
@@ -65,7 +64,7 @@ NETWORKS: list[tuple[str, nn.Module, tuple[int, int, int]]] = [
 
 def measure(name: str, model: nn.Module, shape: tuple[int, int, int]) -> dict:
     """Counts by tracing; times of one cold trace and compile of a train step with 64 images."""
-    layers, sites = ratio(model, (1, *shape))
+    counts = count(model, (1, *shape))
 
     def forward(images: jax.Array, variables: dict) -> jax.Array:
         return model.apply(variables, images, train=False)
@@ -99,9 +98,9 @@ def measure(name: str, model: nn.Module, shape: tuple[int, int, int]) -> dict:
     compiled = time.perf_counter()
     return {
         "network": name,
-        "parameters": count_parameters(model, (1, *shape)),
-        "layers": layers,
-        "sites": sites,
+        "parameters": counts.parameters,
+        "layers": counts.layers,
+        "sites": counts.sites,
         "forward_mflop": round(cost["flops"] / 1e6, 2),
         "trace_seconds": round(traced - begun, 2),
         "compile_seconds": round(compiled - traced, 2),
@@ -117,5 +116,4 @@ if __name__ == "__main__":
         print(
             "| " + " | ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()) + " |"
         )
-    path = Path(__file__).parents[1] / "results" / "benchmarks" / "networks.json"
-    path.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
+    write(RESULTS / "networks.json", {"environment": environment(), "rows": rows})

@@ -7,6 +7,7 @@ sum of their rates, so none is charged for waiting for another.
 
 import importlib
 import importlib.metadata
+import json
 import math
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from typing import Any
 from rich.console import Console
 
 WARM_UP = 2  # calls; everything is compiled in the first
+RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 PACKAGES = ("relujax", "jax", "jaxlib", "flax", "optax", "numpy", "torch")
 
 
@@ -202,6 +204,12 @@ class Goal:
         """The goal and what was reached."""
         reached = ratio(measured, self.ours, self.theirs)
         return {"ours": self.ours, "theirs": self.theirs, "at_least": self.ratio, "reached": reached}
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """What was measured, as a file to commit."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def machine() -> dict[str, Any]:

@@ -5,14 +5,13 @@
 One step with and one without in turn, batch 64, float32; memory is what the compiled step holds beside its state.
 """
 
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
 import tyro
 from growth import beginning, compiled_step, trial_of
-from race import machine
+from race import RESULTS, machine, write
 from rich.console import Console
 from rich.table import Table
 
@@ -21,10 +20,8 @@ from relujax.models.preact_resnet import PreActResNet
 from relujax.models.resnet import ResNet
 from relujax.timing import seconds_per_call
 
-ROOT = Path(__file__).parents[1]
 
-
-def main(repeats: int = 9, output: Path = ROOT / "results" / "benchmarks") -> None:
+def main(repeats: int = 9, output: Path = RESULTS) -> None:
     """Measures every network."""
     console, record = Console(), {"repeats": repeats, "machine": machine(), "networks": {}}
     table = Table("network", "kept MB", "again MB", "less", "kept ms", "again ms", "× time", title="batch 64")
@@ -58,8 +55,7 @@ def main(repeats: int = 9, output: Path = ROOT / "results" / "benchmarks") -> No
             "seconds": {way: values.tolist() for way, values in seconds.items()},
         }
     console.print(table)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "remat.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write(output / "remat.json", record)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Compiling: a process that takes the first step of ResNet-110, with an empty cach
 that this left.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 from growth import noise, trial_of
-from race import machine
+from race import RESULTS, machine, write
 from rich.console import Console
 
 from relujax.models.resnet import ResNet
@@ -91,7 +90,7 @@ def in_a_process(code: str, *arguments: str) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def main(data_dir: Path | None = None, repeats: int = 5, output: Path = ROOT / "results" / "benchmarks") -> None:
+def main(data_dir: Path | None = None, repeats: int = 5, output: Path = RESULTS) -> None:
     """Measures all three."""
     console = Console()
     record: dict = {"machine": machine(), "repeats": repeats, "seconds": {}}
@@ -112,11 +111,9 @@ def main(data_dir: Path | None = None, repeats: int = 5, output: Path = ROOT / "
     for what, seconds in record["seconds"].items():
         console.print(f"{what}: {np.median(seconds):.2f} s ({min(seconds):.2f}–{max(seconds):.2f})", markup=False)
     console.print(f"measured in {time.perf_counter() - begun:.0f} s", style="dim")
-    output.mkdir(parents=True, exist_ok=True)
     import jax
 
-    file = "start.json" if jax.default_backend() == "cpu" else "start_accelerator.json"
-    (output / file).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write(output / ("start.json" if jax.default_backend() == "cpu" else "start_accelerator.json"), record)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from race import Contender, Goal, machine, race, ratio
+from race import RESULTS, Contender, Goal, machine, race, ratio, write
 from rich.console import Console
 from rich.table import Table
 
@@ -228,7 +228,7 @@ def torch_steps(
     return call
 
 
-def main(repeats: int = 9, only: tuple[str, ...] = (), output: Path = ROOT / "results" / "benchmarks") -> None:
+def main(repeats: int = 9, only: tuple[str, ...] = (), output: Path = RESULTS) -> None:
     """Races all contenders on every network, or on those in `only`."""
     console = Console()
     for name in only:
@@ -265,8 +265,7 @@ def main(repeats: int = 9, only: tuple[str, ...] = (), output: Path = ROOT / "re
             "goals": [goal.as_json(measured) for goal in work.goals],
             "contenders": {contender: result.as_json() for contender, result in measured.items()},
         }
-        output.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write(path, record)
 
 
 if __name__ == "__main__":
