@@ -53,7 +53,7 @@ class Beats:
     @property
     def quantity(self) -> str:
         by = f", more than {self.by:g} apart" if self.by else ""
-        return _words(self.metric) + _when(self.metric, self.epoch) + by
+        return _ended(self.metric, self.epoch) + by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,7 +348,7 @@ def _judge_nearness(claim: Near, ours: np.ndarray, theirs: np.ndarray) -> _Outco
 
     Undecided where runs scatter so much that even equal means would fail them, unless it is surely beyond the margin.
     """
-    gap = f"{_words(claim.metric)}{_when(claim.metric, claim.epoch)}: {claim.row} {mean(ours):.4g} (n={len(ours)}), "
+    gap = f"{_ended(claim.metric, claim.epoch)}: {claim.row} {mean(ours):.4g} (n={len(ours)}), "
     gap += f"{claim.other} {mean(theirs):.4g} (n={len(theirs)}); "
     if not np.isfinite([*ours, *theirs]).all():
         return _Outcome(True, False, f"{gap}not as claimed, for runs diverged", None)
@@ -364,7 +364,7 @@ def _judge_nearness(claim: Near, ours: np.ndarray, theirs: np.ndarray) -> _Outco
 
 def _judge_below(claim: Below, ours: np.ndarray) -> _Outcome:
     """Student's test of one sample: is the mean below the value?"""
-    finding = f"{_words(claim.metric)}{_when(claim.metric, claim.epoch)}: {claim.row} {mean(ours):.4g} (n={len(ours)})"
+    finding = f"{_ended(claim.metric, claim.epoch)}: {claim.row} {mean(ours):.4g} (n={len(ours)})"
     if not np.isfinite(ours).all():
         return _Outcome(True, False, f"{finding}; not as claimed, for runs diverged", None)
     below = mean(ours) < claim.value
@@ -429,12 +429,13 @@ def _pairs(
     return [a for a, _ in both], [b for _, b in both]
 
 
-def _when(metric: str, epoch: Epoch) -> str:
+def _ended(metric: str, epoch: Epoch) -> str:
+    """The metric and when it is read: "test error after the last epoch"."""
     if not metric.startswith(("train_", "validation_", "test_")):  # measured once
-        return ""
+        return _words(metric)
     if metric.startswith("train_"):  # the mean over an epoch's steps
-        return " over the last epoch" if epoch == "last" else " over the best epoch"
-    return " after the last epoch" if epoch == "last" else " at the best epoch"
+        return _words(metric) + (" over the last epoch" if epoch == "last" else " over the best epoch")
+    return _words(metric) + (" after the last epoch" if epoch == "last" else " at the best epoch")
 
 
 def _words(name: str) -> str:

@@ -58,7 +58,7 @@ def begin(
     unfinished = [
         name
         for name, study in studies.items()
-        if _refuse(study, name, workdir=workdir, only=only, here=here, options=options)
+        if _has_work(study, name, workdir=workdir, only=only, here=here, options=options)
     ]
     for name, study in studies.items() if hosts.is_first() else ():
         if isinstance(study, Study):
@@ -97,7 +97,7 @@ def train(study: Entry, name: str, *, workdir: Path, only: Sequence[str], option
                 records.note_failure(records.run_directory(workdir, trial, seed), failure)
 
 
-def _refuse(study: Entry, name: str, *, workdir: Path, only: Sequence[str], here: bool, options: Options) -> bool:
+def _has_work(study: Entry, name: str, *, workdir: Path, only: Sequence[str], here: bool, options: Options) -> bool:
     """Raises, before anything is written, what would stop `train`; returns whether it has work left."""
     records.check_name(name)
     _check_workdir(workdir)
