@@ -69,6 +69,9 @@ def test_the_papers_number_stands_beside_ours_and_a_row_without_runs_or_number_i
     ours = f"{np.mean([run.last('median_activation') for run in results['ELU']]) - 28.75:+.3g}"
     assert header[1:5] == ["median activation", "paper", "difference", "agreement"]
     assert lines[3][2:4] == ["28.75 ± 0.24", ours] and lines[3][4].startswith("differs (p = ")
+    survivors = replace(study, reported={"ReLU": Reported(results["ReLU"][0].last("median_activation"))})
+    shown = tables.table(survivors, results, "text").splitlines()[2]
+    assert "1 diverged" in shown and "agrees" not in shown  # four of five that did not cannot agree for the row
     one = tables.table(study, {"ReLU": results["ReLU"][:1]}, "text").splitlines()
     assert "±" not in one[2] and one[2].endswith("1/5")
     assert one[3].split()[1:] == ["–"] * 6 + ["0/5"]  # no difference, no agreement and no divergence to speak of
