@@ -127,14 +127,22 @@ def _has_work(study: Entry, name: str, *, workdir: Path, only: Sequence[str], he
 
 def _say_what_other_code_trained(workdir: Path, study: Study) -> None:
     """Warns of runs that have ended and were trained before relujax's own code changed: they are read as they are."""
+    others: dict[str, Path] = {}
     for label, trial in study.trials.items():
         now, of_trial = code_of(trial.model), records.run_directory(workdir, trial, 0).parent
         ended = filter(records.is_finished, sorted(of_trial.glob("seed_*")))
         if any(records.read_ended(run)["environment"].get("code", now) != now for run in ended):
-            said = (
-                "%s was trained by other code of relujax than today's: to do it again, remove %s or use another workdir"
-            )
-            logging.getLogger(__name__).warning(said, label, of_trial)
+            others[label] = of_trial
+    if others:
+        label, directory = next(iter(others.items()))
+        rest = f" and {len(others) - 1} more of {len(study.trials)} rows" if len(others) > 1 else ""
+        logging.getLogger(__name__).warning(
+            "trained by other code of relujax than today's: %s (%s)%s; to do it again, remove that or use another "
+            "workdir",
+            label,
+            directory,
+            rest,
+        )
 
 
 def phases(trials: Iterable[Trial]) -> list[Trial]:

@@ -168,13 +168,14 @@ def test_a_study_that_gained_a_row_goes_on_in_its_workdir(tmp_path):
 
 def test_runs_of_other_code_are_read_with_a_word_about_it(tmp_path, monkeypatch, caplog):
     study = adapt(elu.fig_2_median_activation(), epochs=1, runs=1, data="digits")
-    runner.run(study, name="fig", workdir=tmp_path, only=("ELU",))
+    runner.run(study, name="fig", workdir=tmp_path, only=("ELU", "ReLU"))
     runner.run(study, name="fig", workdir=tmp_path, only=("ELU",))
     assert not caplog.messages
     monkeypatch.setattr(runner, "code_of", lambda model: "changed")
     again = runner.run(study, name="fig", workdir=tmp_path, only=("ELU",))["ELU"]
     (said,) = caplog.messages
-    assert said.startswith("ELU was trained by other code of relujax than today's") and again[0].status == "done"
+    assert said.startswith("trained by other code of relujax than today's: ReLU (") and again[0].status == "done"
+    assert ") and 1 more of 3 rows; to do it again" in said
 
 
 def test_code_is_known_by_what_it_does(tmp_path, monkeypatch):
