@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from race import RESULTS, Contender, Goal, Measured, machine, race, ratio, write
+from race import RESULTS, Contender, Goal, Measured, machine, race, ratio, write_record
 from rich.console import Console
 from rich.table import Table
 from train_steps import MNIST, WORKS, Work, flax_network
@@ -183,7 +183,7 @@ def main(
                 result.contender = chosen[contender]
             record["networks"][name] = {"repeats": repeats} | show(console, name, work, own, rates)
         record |= {"device": jax.devices()[0].device_kind, "machine": machine()}
-        write(path, record)
+        write_record(path, record)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from race import RESULTS, machine, write
+from race import RESULTS, file_of, machine, write_record
 from rich.console import Console
 from rich.table import Table
 
@@ -109,7 +109,7 @@ def main(elements: int = 2**24, repeats: int = 5, output: Path = RESULTS) -> Non
             table.add_row(name, f"{middle:.3g}", f"{min(values):.3g}–{max(values):.3g}", f"{middle / floor:.2f}")
         console.print(table)
     record["bytes_held"] = memory
-    write(output / ("activations.json" if on_cpu else "activations_accelerator.json"), record)
+    write_record(file_of("activations", output), record)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import tyro
 from growth import noise, trial_of
-from race import RESULTS, machine
+from race import RESULTS, machine, write_record
 from rich.console import Console
 from rich.table import Table
 
@@ -58,7 +58,7 @@ def main(repeats: int = 7, output: Path = RESULTS) -> None:
         share = f"{100 * (stop + write) / EVERY:.2f}"
         table.add_row(name, f"{megabytes:.1f}", f"{1000 * stop:.1f}", f"{write:.2f}", share)
     console.print(table)
-    write(output / "checkpoints.json", record)
+    write_record(output / "checkpoints.json", record)
 
 
 if __name__ == "__main__":

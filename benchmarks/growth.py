@@ -18,7 +18,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import tyro
-from race import RESULTS, machine, write
+from race import RESULTS, file_of, machine, write_record
 from rich.console import Console
 from rich.table import Table
 
@@ -133,7 +133,7 @@ def main(
     jax.config.update("jax_default_matmul_precision", "highest")  # as `run` does: no TF32
     console = Console()
     on_cpu = jax.default_backend() == "cpu"
-    path = output / ("growth.json" if on_cpu else "growth_accelerator.json")
+    path = file_of("growth", output)
     record = json.loads(path.read_text()) if tables and path.exists() else {"microseconds": {}, "memory": {}}
     record |= {"repeats": repeats, "device": jax.devices()[0].device_kind, "machine": machine()}
     for name, sizes in TIMES.items():
@@ -143,11 +143,12 @@ def main(
         seconds = seconds_per_call({size: call for size, (call, _) in timed.items()}, repeats=repeats, rounds=1)
         found = {size: [1e6 * value / timed[size][1] for value in values] for size, values in seconds.items()}
         record["microseconds"][name] = found
-        table = Table("", "µs per image, run, layer" if name == "depth" else "µs per image and run", "min–max")
+        unit = "µs per image, run, layer" if name == "depth" else "µs per image and run"
+        table = Table("", unit, "min–max", title=name)
         for size, values in found.items():
             table.add_row(size, f"{np.median(values):.3g}", f"{min(values):.3g}–{max(values):.3g}")
         console.print(table)
-        write(path, record)
+        write_record(path, record)
     if not tables or "memory" in tables:
         shown = Table("network", "batch", "held MB", "foretold MB", "held / foretold", title="memory of a train step")
         for model in (ResNet(20, 10), ResNet(56, 10), PreActResNet(110, 10), DFNMR(110, 10)):
@@ -158,7 +159,7 @@ def main(
                 cells = f"{held / 1e6:.0f}", f"{foretold / 1e6:.0f}", f"{held / foretold:.2f}"
                 shown.add_row(name, str(batch_size), *cells)
         console.print(shown)
-        write(path, record)
+        write_record(path, record)
 
 
 if __name__ == "__main__":

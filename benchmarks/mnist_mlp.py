@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import tyro
-from race import RESULTS, WARM_UP, Contender, Goal, Measured, machine, race, ratio, write
+from race import RESULTS, WARM_UP, Contender, Goal, Measured, machine, race, ratio, write_record
 from rich.console import Console
 from rich.table import Table
 
@@ -101,7 +101,7 @@ def main(
         "contenders": {name: result.as_json() for name, result in measured.items()},
     }
     path = output / "mnist_mlp.json"
-    write(path, record)
+    write_record(path, record)
     console.print(f"written: {path}", markup=False)
 
 

@@ -8,7 +8,7 @@ import time
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from race import RESULTS, write
+from race import RESULTS, write_record
 
 from relujax.data import Data, UnitRange
 from relujax.environment import environment
@@ -116,4 +116,4 @@ if __name__ == "__main__":
         print(
             "| " + " | ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()) + " |"
         )
-    write(RESULTS / "networks.json", {"environment": environment(), "rows": rows})
+    write_record(RESULTS / "networks.json", {"environment": environment(), "rows": rows})

@@ -206,10 +206,17 @@ class Goal:
         return {"ours": self.ours, "theirs": self.theirs, "at_least": self.ratio, "reached": reached}
 
 
-def write(path: Path, record: Mapping[str, Any]) -> None:
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """What was measured, as a file to commit."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def file_of(benchmark: str, output: Path) -> Path:
+    """Where the record of a benchmark is that runs on the CPU and on accelerators."""
+    import jax  # which the workers of PyTorch do without
+
+    return output / f"{benchmark}{'' if jax.default_backend() == 'cpu' else '_accelerator'}.json"
 
 
 def machine() -> dict[str, Any]:

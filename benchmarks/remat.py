@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import tyro
 from growth import beginning, compiled_step, trial_of
-from race import RESULTS, machine, write
+from race import RESULTS, machine, write_record
 from rich.console import Console
 from rich.table import Table
 
@@ -55,7 +55,7 @@ def main(repeats: int = 9, output: Path = RESULTS) -> None:
             "seconds": {way: values.tolist() for way, values in seconds.items()},
         }
     console.print(table)
-    write(output / "remat.json", record)
+    write_record(output / "remat.json", record)
 
 
 if __name__ == "__main__":

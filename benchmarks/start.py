@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 from growth import noise, trial_of
-from race import RESULTS, machine, write
+from race import RESULTS, file_of, machine, write_record
 from rich.console import Console
 
 from relujax.models.resnet import ResNet
@@ -111,9 +111,7 @@ def main(data_dir: Path | None = None, repeats: int = 5, output: Path = RESULTS)
     for what, seconds in record["seconds"].items():
         console.print(f"{what}: {np.median(seconds):.2f} s ({min(seconds):.2f}–{max(seconds):.2f})", markup=False)
     console.print(f"measured in {time.perf_counter() - begun:.0f} s", style="dim")
-    import jax
-
-    write(output / ("start.json" if jax.default_backend() == "cpu" else "start_accelerator.json"), record)
+    write_record(file_of("start", output), record)
 
 
 if __name__ == "__main__":

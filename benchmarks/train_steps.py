@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from race import RESULTS, Contender, Goal, machine, race, ratio, write
+from race import RESULTS, Contender, Goal, machine, race, ratio, write_record
 from rich.console import Console
 from rich.table import Table
 
@@ -265,7 +265,7 @@ def main(repeats: int = 9, only: tuple[str, ...] = (), output: Path = RESULTS) -
             "goals": [goal.as_json(measured) for goal in work.goals],
             "contenders": {contender: result.as_json() for contender, result in measured.items()},
         }
-        write(path, record)
+        write_record(path, record)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,9 @@ def from_tfds(name: str, data_dir: Path | None = None, progress: Progress | None
         most = f"at most {MOST_BYTES >> 30} GiB of pixels are held in memory"
         raise InputError(f"{most}; {name} has {needed / (1 << 30):.1f}: name smaller squares, e.g. {plain}@64")
     cached = cache_home() / "arrays" / f"{name.replace('/', '-')}-{fingerprint(records)[:16]}"
-    _, arrays, _ = read_arrays(cached) or ("", {}, "")
-    if not arrays:
+    if found := read_arrays(cached):
+        _, arrays, _ = found
+    else:
         arrays = _decode(plain, records, splits, image, label, _decoder(shape, squares=bool(size)), progress)
         write_arrays(cached, cached.name, name, arrays, digest_of(arrays))
     return Data.from_arrays(

@@ -136,13 +136,8 @@ def _say_what_other_code_trained(workdir: Path, study: Study) -> None:
     if others:
         label, directory = next(iter(others.items()))
         rest = f" and {len(others) - 1} more of {len(study.trials)} rows" if len(others) > 1 else ""
-        logging.getLogger(__name__).warning(
-            "trained by other code of relujax than today's: %s (%s)%s; to do it again, remove that or use another "
-            "workdir",
-            label,
-            directory,
-            rest,
-        )
+        said = "trained by other code of relujax than today's: %s; to do it again, remove that or use another workdir"
+        logging.getLogger(__name__).warning(said, f"{label} ({directory}){rest}")
 
 
 def phases(trials: Iterable[Trial]) -> list[Trial]:
