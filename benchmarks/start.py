@@ -6,8 +6,8 @@ On an accelerator the file is start_accelerator.json.
 
 Evaluation: ResNet-20 on 10,000 images as relujax's runner does it and in PyTorch (eager, channels_last, batches of
 1000) on the same kind of device, in turn. Data: a process that loads CIFAR-10's decoded and verified arrays.
-Compiling: a process that takes the first step of ResNet-110, with an empty cache of compiled programs and with the one
-that this left.
+Compiling: a process that draws the initial weights of ResNet-110 and takes the first step, with an empty cache of
+compiled programs and with the one that this left.
 """
 
 import subprocess
@@ -42,8 +42,10 @@ jax.config.update("jax_compilation_cache_dir", sys.argv[2])
 jax.config.update("jax_default_matmul_precision", "highest")
 from growth import ResNet, epochs, noise, trial_of
 begun = time.perf_counter()
-epochs(trial_of(ResNet(110, 10), 16), noise(16, (32, 32, 3)))()
-print(time.perf_counter() - begun)
+step = epochs(trial_of(ResNet(110, 10), 16), noise(16, (32, 32, 3)))
+weights = time.perf_counter()
+step()
+print(weights - begun, time.perf_counter() - weights)
 """
 
 
@@ -84,10 +86,10 @@ def evaluation(repeats: int) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in seconds_per_call(calls, repeats=repeats, rounds=1).items()}
 
 
-def in_a_process(code: str, *arguments: str) -> float:
+def in_a_process(code: str, *arguments: str) -> list[float]:
     """The seconds that the code says it took."""
     command = [sys.executable, "-c", code, *arguments]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return [float(word) for word in subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()]
 
 
 def main(data_dir: Path | None = None, repeats: int = 5, output: Path = RESULTS) -> None:
@@ -98,16 +100,17 @@ def main(data_dir: Path | None = None, repeats: int = 5, output: Path = RESULTS)
     for name, seconds in evaluation(repeats).items():
         record["seconds"][f"evaluation of 10,000 images, {name}"] = seconds
     try:
-        loads = [in_a_process(LOAD, str(data_dir or "")) for _ in range(repeats)]
+        loads = [in_a_process(LOAD, str(data_dir or ""))[0] for _ in range(repeats)]
         record["seconds"]["CIFAR-10 from the cache of decoded arrays"] = loads
     except subprocess.CalledProcessError as error:
         console.print(f"CIFAR-10: {error.stderr.strip().splitlines()[-1]}", markup=False)
     with tempfile.TemporaryDirectory() as cache:
         paths = (str(Path(__file__).parent), cache)
-        record["seconds"]["first step of ResNet-110, nothing compiled"] = [in_a_process(FIRST_STEP, *paths)]
-        record["seconds"]["first step of ResNet-110, compiled before"] = [
-            in_a_process(FIRST_STEP, *paths) for _ in range(repeats)
-        ]
+        cold = [in_a_process(FIRST_STEP, *paths)]
+        warm = [in_a_process(FIRST_STEP, *paths) for _ in range(repeats)]
+    for when, found in {"nothing compiled": cold, "compiled before": warm}.items():
+        for what, values in zip(("initial weights", "first step"), zip(*found)):
+            record["seconds"][f"{what} of ResNet-110, {when}"] = list(values)
     for what, seconds in record["seconds"].items():
         console.print(f"{what}: {np.median(seconds):.2f} s ({min(seconds):.2f}–{max(seconds):.2f})", markup=False)
     console.print(f"measured in {time.perf_counter() - begun:.0f} s", style="dim")

@@ -30,7 +30,7 @@ from relujax.data import Data
 from relujax.errors import InputError, check_choice, need, one_line, unknown
 from relujax.facts import DATASETS, SPLITS, Facts, Published
 from relujax.own import PARTS, Arrays, OwnImages, canonical, digest_of
-from relujax.pictures import write_squares
+from relujax.pictures import blocks, write_squares
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 STATED_DIGEST = "digest.txt"  # beside records that we prepared from archives with the right SHA-256
@@ -162,7 +162,7 @@ def decode(name: str, records: Path) -> Arrays:
     arrays = {}
     with sources_of(name, records, DATASETS[name].splits) as sources:
         for split, source in sources.items():
-            examples = [(pixels(example["image"]), example["label"]) for example in source]
+            examples = [(pixels(example["image"]), example["label"]) for block in blocks(source) for example in block]
             images, labels = zip(*examples)
             arrays |= {f"{split}_images": np.stack(images), f"{split}_labels": np.array(labels, np.int64)}
     return arrays

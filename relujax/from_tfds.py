@@ -13,7 +13,7 @@ from relujax.datasets import Progress, cache_home, data_home, fingerprint, read_
 from relujax.errors import InputError, need, unknown
 from relujax.facts import DATASETS
 from relujax.own import PARTS, canonical, digest_of
-from relujax.pictures import square
+from relujax.pictures import blocks, square
 
 MOST_BYTES = 8 << 30  # of decoded images, which all are in memory
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # what Pillow calls images of so many channels
@@ -127,11 +127,11 @@ def _decode(
             if splits[0] == splits[1] and split == "test":
                 break
             images, labels = [], []
-            for done, example in enumerate(source, start=1):
-                images.append(pixels(example[image]))
-                labels.append(int(example[label]))
-                if progress and done % 100 == 0:
-                    progress(f"{name} {split} images", done, len(source))
+            for block in blocks(source):
+                images += [pixels(example[image]) for example in block]
+                labels += [int(example[label]) for example in block]
+                if progress:
+                    progress(f"{name} {split} images", len(images), len(source))
             arrays |= {f"{split}_images": np.stack(images), f"{split}_labels": np.array(labels, np.int32)}
     if "test_images" not in arrays:
         images, labels = canonical(arrays["train_images"], arrays["train_labels"])

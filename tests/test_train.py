@@ -79,6 +79,30 @@ def assert_close(ours, theirs, tolerance):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), ours, theirs)
 
 
+@pytest.mark.parametrize("calls", ["step", "epoch"])
+def test_only_initial_weights_leave_random_bits_to_a_kernel_on_gpus(digits, calls):
+    def by_a_kernel():
+        """Whether a program for GPUs that is lowered now has that kernel."""
+        drawn = jax.jit(lambda seed: jax.random.normal(jax.random.key(seed), (3,)))
+        return "cu_threefry2x32" in drawn.trace(0).lower(lowering_platforms=("cuda",)).as_text()
+
+    initial, trained = [], []
+
+    class Seen(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train):
+            (trained if train else initial).append(by_a_kernel())
+            return nn.Dense(10)(global_average_pool(images))
+
+    mesh = make_mesh(1, 1)
+    programs = compile_programs(replace(TRIAL, model=Seen(), probes=()), mesh, digits.images.shape, calls=calls)
+    assert not any(initial)  # the network was looked at before
+    states = programs.init(jnp.array([0]), digits)
+    assert initial[-1] and not by_a_kernel()
+    programs.epoch(states, jnp.array([0]), digits, lambda steps: True)
+    assert trained and not any(trained)
+
+
 class Noted(nn.Module):
     """Keeps what a training step hands to a network, beside a BatchNorm."""
 
@@ -324,7 +348,7 @@ def test_blocks_computed_again_give_the_same_numbers_from_less_memory(crops):
     trial, batch = replace(CONVOLUTIONAL, model=Blocks()), crops["train"].take(np.arange(64)[None])
     states, after, needed = None, [], []
     for remat in (False, True):
-        programs, (_, step, *_) = noted_programs(trial, make_mesh(1, 1), (200, 8, 8, 1), remat=remat)
+        programs, (_, _, step, *_) = noted_programs(trial, make_mesh(1, 1), (200, 8, 8, 1), remat=remat)
         states = states or jax.device_get(programs.init(seeds, crops["train"]))
         step = step.lower(states, seeds, batch).compile()
         after.append(jax.device_get(step(states, seeds, batch)))
