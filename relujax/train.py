@@ -28,7 +28,7 @@ from relujax.sharding import on_cpu, over_batch, over_batches, over_runs, split_
 from relujax.trial import Trial
 
 Metrics = dict[str, Array]
-EVALUATION_BATCH = 1000  # images, of dense networks on CPU; else as many as in training
+EVALUATION_BATCH = 1000  # images at most; one by one called, as many as in training
 PART = 50  # steps at most
 Pause = Callable[[int], bool]
 Calls = Literal["auto", "epoch", "part", "step"]
@@ -334,7 +334,8 @@ def compile_programs(
         return init_state(trial, optimizer, seed, train.images)
 
     def measure(state: TrainState, train: Split, others: dict[str, Split]) -> Metrics:
-        size = EVALUATION_BATCH if on_cpu(mesh) else min(EVALUATION_BATCH, trial.recipe.batch_size)
+        # On an accelerator twice a step's images have room, as no layer's outputs are kept for a gradient.
+        size = EVALUATION_BATCH if on_cpu(mesh) else min(EVALUATION_BATCH, 2 * trial.recipe.batch_size)
         found = {part: evaluate(trial, state, images, size) for part, images in others.items()}
         return _of_epoch(state, steps, found) | probe(trial, state, train)
 
