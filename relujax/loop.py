@@ -75,9 +75,15 @@ def splits(trial: Trial, dataset: datasets.Dataset) -> dict[str, Split | Streame
     return {name: split(*part) for name, part in parts.items() if len(part[0])}
 
 
+def programs_of(trial: Trial, train: Split | Streamed, options: Options, mesh: Mesh) -> Programs:
+    """The trial's programs for these training images, see `compile_programs`."""
+    return compile_programs(trial, mesh, train.images.shape, isinstance(train, Streamed), **options.of_programs)
+
+
 def train(
     trial: Trial,
     *,
+    programs: Programs,
     directories: Mapping[int, Path],
     start: int,
     parts: Mapping[str, Split | Streamed],
@@ -96,8 +102,6 @@ def train(
     # Where images are held out, the test images are read once, at the end.
     watched = "validation" if "validation" in parts else "test"
     others = {watched: _placed(parts[watched], mesh)}
-    shape, streamed = train.images.shape, isinstance(train, Streamed)
-    programs = compile_programs(trial, mesh, shape, streamed, **options.of_programs)
     seeds = hosts.place(np.array(list(directories), np.int32), over_runs(mesh))
     epochs, steps = trial.recipe.length.count, len(train) // trial.recipe.batch_size
     step = start

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,8 @@ def _fit(
     if pending:
         dataset = datasets.load_images(trial.data, _path(options.data_dir))
         parts = loop.splits(trial, dataset)
+        # Groups of as many runs share what is compiled for them.
+        programs = cache(partial(loop.programs_of, trial, parts["train"], options))
         with records.locked(directories[seed] for seed in pending) if first else nullcontext():
             begun = [_begun(workdir, trial, seed, dataset) if first else 0 for seed in pending]
             steps = hosts.agreed(np.array(begun))
@@ -212,6 +215,7 @@ def _fit(
                     with jax.default_matmul_precision("highest"):
                         loop.train(
                             trial,
+                            programs=programs(mesh),
                             directories=own,
                             start=start,
                             parts=parts,

@@ -133,3 +133,8 @@ def batches_of_runs(seeds: Sequence[int], mesh: Mesh, *, alone: bool = False) ->
 def on_cpu(mesh: Mesh) -> bool:
     """Whether the mesh's devices are CPU cores."""
     return mesh.devices.flat[0].platform == "cpu"
+
+
+def on_gpu(mesh: Mesh) -> bool:
+    """Whether the mesh's devices are GPUs."""
+    return mesh.devices.flat[0].platform == "gpu"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
+from threading import Lock
 from typing import Any, Literal, cast
 
 import jax
@@ -24,19 +26,21 @@ from relujax.errors import InputError
 from relujax.hosts import gather, place
 from relujax.layers import is_convolutional, remat_blocks, watch
 from relujax.recipe import losses, make_optimizer, mistakes
-from relujax.sharding import on_cpu, over_batch, over_batches, over_runs, split_batch
+from relujax.sharding import on_cpu, on_gpu, over_batch, over_batches, over_runs, split_batch
 from relujax.trial import Trial
 
 Metrics = dict[str, Array]
-EVALUATION_BATCH = 1000  # images at most; one by one called, as many as in training
-PART = 50  # steps at most
+EVALUATION_BATCH = 1000  # images at most; an evaluation that is called batch by batch takes as many as a step
+PART, SHORT = 50, 10  # steps at most, and so few that parts of different lengths are better
 Pause = Callable[[int], bool]
 Calls = Literal["auto", "epoch", "part", "step"]
 Together = Literal["auto", "vmap", "mixed", "map"]  # the runs of a device; mixed: convolutions in turn, else at once
 
-# Of convolutional programs on CPU. The library that XLA hands convolutions to by default takes two to six times as long
+# Of convolutional programs on CPU. The library that XLA hands convolutions to by default takes 1.7 to 6 times as long
 # for a filter gradient as XLA's own code; and the barriers in `layers.settle` only last if no pass removes them early.
 CPU_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_disable_hlo_passes": "cse_barrier_expander"}
+KERNEL_OF_BITS = "jax_threefry_gpu_kernel_lowering"  # an option of JAX, for the whole process
+_one_at_a_time = Lock()
 
 
 @struct.dataclass
@@ -105,19 +109,20 @@ def init_state(trial: Trial, optimizer: optax.GradientTransformation, seed: Arra
 
 
 @contextmanager
-def random_numbers_by_a_kernel() -> Iterator[None]:
+def random_bits_by_a_kernel() -> Iterator[None]:
     """Within, programs for GPUs leave random bits to JAX's own kernel: the same bits, and far less to compile.
 
     The initial weights of ResNet-110 compile in 3.5 s so, and else in 27 (H200). Not while training, where XLA draws
-    the bits of a dropout within the operation that uses them.
+    the bits of a dropout within the operation that uses them. A program that another thread calls meanwhile is compiled
+    anew.
     """
-    name = "jax_threefry_gpu_kernel_lowering"
-    before = jax.config.values[name]
-    jax.config.update(name, True)
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
+    with _one_at_a_time:
+        before = jax.config.values[KERNEL_OF_BITS]
+        jax.config.update(KERNEL_OF_BITS, True)
+        try:
+            yield
+        finally:
+            jax.config.update(KERNEL_OF_BITS, before)
 
 
 def train_step(
@@ -293,9 +298,16 @@ def dispatch(
     )
 
 
-def part_of(steps: int) -> int:
-    """The most steps, up to PART, that divide an epoch of so many into equal parts."""
-    return max(part for part in range(1, min(PART, steps) + 1) if steps % part == 0)
+def parts_of(steps: int) -> list[int]:
+    """How many steps each part of an epoch of so many takes.
+
+    Equal parts need one program, where a number divides the epoch that makes them neither long nor short; else PART and
+    what is left need two.
+    """
+    equal = max(part for part in range(1, min(PART, steps) + 1) if steps % part == 0)
+    if equal >= min(SHORT, steps):
+        return [equal] * (steps // equal)
+    return [PART] * (steps // PART) + [steps % PART]
 
 
 def compile_programs(
@@ -339,7 +351,9 @@ def compile_programs(
         found = {part: evaluate(trial, state, images, size) for part, images in others.items()}
         return _of_epoch(state, steps, found) | probe(trial, state, train)
 
-    initial = random_numbers_by_a_kernel()(compiled(init, shared=1))
+    initial = compiled(init, shared=1)
+    if on_gpu(mesh) and KERNEL_OF_BITS in jax.config.values:
+        initial = random_bits_by_a_kernel()(initial)
     order_of = compiled(partial(epoch_order, trial, count), shared=0)
     one_step = compiled(training(partial(next_step, trial, optimizer, steps)), shared=0, donated=(0,))
     sums_of = compiled(partial(eval_step, trial), shared=2)
@@ -375,20 +389,23 @@ def compile_programs(
 
     if how.per_call == "step":
         return Programs(initial, epoch_step_by_step, measure_in_turn, steps_per_call=1)
-    part = steps if how.per_call == "epoch" else part_of(steps)
-    some = compiled(training(partial(train_epoch, trial, optimizer, part=part)), shared=1, donated=(0,))
+    parts = [steps] if how.per_call == "epoch" else parts_of(steps)
+    some = {
+        part: compiled(training(partial(train_epoch, trial, optimizer, part=part)), shared=1, donated=(0,))
+        for part in parts
+    }
 
     def epoch_part_by_part(states: TrainState, seeds: Array, train: Split, pause: Pause) -> TrainState:
-        step = int(gather(states.step)[0]) % steps
-        if step % part:  # stopped there by programs that take steps one by one
+        step, begins = int(gather(states.step)[0]) % steps, list(accumulate(parts, initial=0))
+        if step not in begins:  # stopped there by programs that take steps one by one
             return epoch_step_by_step(states, seeds, train, pause)
-        for _ in range(step, steps, part):
-            states = some(states, seeds, train)
+        for part in parts[begins.index(step) :]:
+            states = some[part](states, seeds, train)
             if part < steps and (gather(states.diverged_at).all() or pause(part)):
                 break
         return states
 
-    return Programs(initial, epoch_part_by_part, compiled(measure, shared=2), steps_per_call=part)
+    return Programs(initial, epoch_part_by_part, compiled(measure, shared=2), steps_per_call=parts[0])
 
 
 def _on_host(images: Split | Streamed) -> Split | Streamed:

@@ -67,6 +67,19 @@ def test_a_finished_run_is_only_read(uninterrupted, tmp_path, monkeypatch):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
+def test_groups_of_as_many_runs_share_what_is_compiled(tmp_path, monkeypatch):
+    compile_programs, groups = loop.compile_programs, []
+
+    def noting(trial, mesh, *args, **options):
+        groups.append(mesh.shape["run"])
+        return compile_programs(trial, mesh, *args, **options)
+
+    monkeypatch.setattr(loop, "compile_programs", noting)
+    trial = replace(TRIAL, recipe=replace(TRIAL.recipe, length=Epochs(1)))
+    assert len(runner.fit(trial, seeds=range(5), workdir=tmp_path)) == 5
+    assert groups == [2, 1]  # on two devices: (0, 1) and (2, 3), then 4
+
+
 class Killed(BaseException):
     pass
 

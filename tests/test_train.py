@@ -26,7 +26,7 @@ from relujax.train import (
     init_state,
     keys,
     next_step,
-    part_of,
+    parts_of,
     train_epoch,
 )
 from relujax.trial import Trial
@@ -80,7 +80,9 @@ def assert_close(ours, theirs, tolerance):
 
 
 @pytest.mark.parametrize("calls", ["step", "epoch"])
-def test_only_initial_weights_leave_random_bits_to_a_kernel_on_gpus(digits, calls):
+def test_on_gpus_only_initial_weights_leave_random_bits_to_a_kernel(digits, calls, monkeypatch):
+    monkeypatch.setattr(train, "on_gpu", lambda mesh: True)
+
     def by_a_kernel():
         """Whether a program for GPUs that is lowered now has that kernel."""
         drawn = jax.jit(lambda seed: jax.random.normal(jax.random.key(seed), (3,)))
@@ -242,9 +244,34 @@ def test_an_epoch_in_parts_is_that_in_one_program_and_ends_after_any_part(digits
     assert_close(jax.device_get(parts.epoch(one, seeds, digits, never)), expected, 1e-5)
 
 
-@pytest.mark.parametrize("steps, part", [(390, 39), (781, 11), (468, 39), (22, 22), (50, 50), (389, 1)])
-def test_parts_are_as_long_as_divides_the_epoch(steps, part):
-    assert part_of(steps) == part
+@pytest.mark.parametrize(
+    "steps, parts",
+    [
+        (390, [39] * 10),
+        (781, [11] * 71),
+        (22, [22]),
+        (50, [50]),
+        (3, [3]),
+        (389, [50] * 7 + [39]),  # a prime number
+        (122, [50, 50, 22]),  # twice 61
+    ],
+)
+def test_parts_are_equal_where_a_number_divides_the_epoch_that_makes_them_neither_long_nor_short(steps, parts):
+    assert parts_of(steps) == parts
+
+
+def test_parts_of_different_lengths_make_the_epoch_that_one_scan_makes(digits):
+    few, asked = digits.take(np.arange(53 * 3)), []
+    trial = replace(TRIAL, recipe=replace(RECIPE, batch_size=3), probes=())
+    programs = [compile_programs(trial, make_mesh(2, 1), few.images.shape, calls=calls) for calls in ("part", "epoch")]
+    ended = []
+    for own in programs:
+        states = own.init(jnp.array([0, 1]), few)
+        for _ in range(2):
+            states = own.epoch(states, jnp.array([0, 1]), few, lambda steps: asked.append(steps))
+        ended.append(jax.device_get(states))
+    assert asked == [50, 3, 50, 3]
+    jax.tree.map(np.testing.assert_array_equal, *ended)
 
 
 def test_on_an_accelerator_convolutional_networks_train_in_parts_and_dense_ones_by_the_epoch(monkeypatch):
