@@ -65,7 +65,7 @@ class Run:
     precision: Literal["float32", "bf16"] = "float32"
     """What networks compute in; parameters and BatchNorm statistics stay float32 (bf16: a rehearsal)."""
     devices: int | None = None
-    """Use so many devices (CPU: cores) instead of all."""
+    """Use so many devices instead of all (CPU: virtual ones, by default one per core)."""
     devices_per_run: int | None = None
     """Split each batch over so many devices; default: those that would be idle (CPU: no split)."""
     distributed: bool = False
@@ -152,6 +152,8 @@ def main(studies: Studies, arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, preemption.Interrupt())
     command = tyro.cli(Command, args=arguments, prog="python -m experiments", description="The papers' studies.")
     try:
+        if getattr(command, "workdir", None) == "":
+            raise InputError("--workdir must name a directory, . for this one; got ''")
         match command:
             case Run():
                 return _run(studies, command)
@@ -204,6 +206,8 @@ def _show(studies: Studies, command: Show, workdir: Path) -> None:
     show(command.study, study, catalog.note(studies[command.study]), console)
     if command.time and isinstance(study, Study):
         show_times(study, workdir, console)
+    elif command.time:
+        console.print("--time: it is measured in seconds, nothing is trained", style="dim")
 
 
 def _run(studies: Studies, command: Run) -> int:

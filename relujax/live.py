@@ -165,7 +165,7 @@ def _studies(workdir: Path) -> Iterator[tuple[str, tuple[Sequence[str], Rows]]]:
             found[path] = _described(described)
     taken: set[Path] = set()
     for path in sorted(workdir.glob("studies/*.json")):
-        noted = records.read_json(path)
+        noted = records.read_study(workdir, path.stem) or {}
         rows: Rows = {}
         for label, trial in noted["trials"].items():
             phases = list(_phases(trial))
@@ -199,9 +199,7 @@ def _run(phases: Sequence[Mapping[str, Any]], places: Sequence[Path | None], see
         history = _history(directory)
         losses += [epoch.get("train_loss", np.nan) for epoch in history]
         seconds += [epoch.get("seconds", np.nan) for epoch in history]
-        status = (
-            records.read_json(directory / "result.json")["status"] if records.is_finished(directory) else "unfinished"
-        )
+        status = records.read_ended(directory)["status"] if records.is_finished(directory) else "unfinished"
         files = [directory / name for name in ("trial.json", "metrics.jsonl", "result.json", "checkpoints")]
         updated = max([updated, *(file.stat().st_mtime for file in files if file.exists())])
     length = sum(phase["recipe"]["length"]["count"] for phase in phases)
@@ -221,4 +219,4 @@ def _read_history(directory: Path, changed: int) -> Sequence[Mapping[str, float]
 
 @functools.cache
 def _described(path: Path) -> Mapping[str, Any]:
-    return records.read_json(path)
+    return records.read_object(path, recipe=dict)

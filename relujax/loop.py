@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 
 from relujax import datasets, hosts, records
 from relujax.checkpoint import Checkpoints, newest
-from relujax.errors import InputError, need
+from relujax.errors import InputError, check_choice, need
 from relujax.gates import Begin
 from relujax.preemption import Preempted, noted_signals
-from relujax.profile import Profile
+from relujax.profile import Profile, check_steps
 from relujax.progress import Reporter
 from relujax.sharding import everywhere, make_mesh, over_runs
 from relujax.train import Calls, Programs, Split, Streamed, Together, TrainState, compile_programs
@@ -41,10 +41,25 @@ class Options:
     remat: bool = False  # compute blocks again for the gradient, see `layers.remat_blocks`: less memory, more time
     profile: tuple[int, int] | None = None  # trace the steps from … up to … into workdir/profile
 
+    def __post_init__(self):
+        check_choice("calls", self.calls, get_args(Calls))
+        check_choice("together", self.together, get_args(Together))
+        if not isinstance(self.checkpoint_every, int | float) or not self.checkpoint_every >= 0:
+            raise InputError(f"checkpoint_every must be seconds, 0 or more; got {self.checkpoint_every!r}")
+        if not isinstance(self.devices_per_run, int | None):
+            raise InputError(f"devices_per_run must be a whole number; got {self.devices_per_run!r}")
+        if self.profile is not None:
+            check_steps(self.profile)
+
     @property
     def of_programs(self) -> dict[str, Any]:
         """Those that `train.compile_programs` takes."""
         return {"calls": self.calls, "together": self.together, "remat": self.remat}
+
+    @property
+    def overriding(self) -> dict[str, Any]:
+        """Those of them that override a rule: what is computed then is rounded otherwise."""
+        return {name: value for name, value in self.of_programs.items() if value not in ("auto", False)}
 
 
 def mesh_of(trial: Trial, runs: int, options: Options) -> Mesh:
@@ -304,7 +319,7 @@ def _note(circumstances: Mapping[str, Any], directories: Iterable[Path], resumed
     changed: dict[str, list[str]] = {}
     for directory in directories:
         path = directory / "environment.json"
-        then = records.read_json(path) if resumed and path.exists() else now
+        then = records.read_object(path) if resumed and path.exists() else now
         if then.get("code", now["code"]) != now["code"]:
             changed.setdefault("goes on with other code of relujax than it began with", []).append(str(directory))
         elif differing := differences(now, {"code": now["code"], **then}):

@@ -55,7 +55,8 @@ def obtain(what: str, second: str | None, data_dir: Path | None, mirrors: Sequen
         case _:
             raise InputError(f"only verify takes a second word; got data {what} {second}")
     if names[0] not in datasets.DATASETS:
-        raise unknown("dataset", names[0], [*datasets.DATASETS, "all", "list", "verify"])
+        words = ["all"] if what == "verify" else ["all", "list", "verify"]
+        raise unknown("dataset", names[0], [*datasets.DATASETS, *words])
     failures = []
     for name in names:
         try:

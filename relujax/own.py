@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from relujax.errors import InputError
+from relujax.errors import InputError, one_line
 from relujax.facts import SPLITS
 
 Arrays = dict[str, np.ndarray]  # SPLITS × (images, labels)
@@ -38,6 +38,8 @@ def own_images(
     num_classes: int | None,
 ) -> OwnImages:
     """See `Data.from_arrays`."""
+    if num_classes is not None and not (isinstance(num_classes, int | np.integer) and 1 <= num_classes < 2**31):
+        raise InputError(f"num_classes must be a whole number from 1 to {2**31 - 1}; got {num_classes!r}")
     train = _as_pixels(images, "images", value_range), _as_labels(labels, "labels")
     test = _as_pixels(test_images, "test_images", value_range), _as_labels(test_labels, "test_labels")
     for name, (own_pixels, own_labels) in (("labels", train), ("test_labels", test)):
@@ -54,12 +56,11 @@ def own_images(
         if own_labels.min() < 0 or own_labels.max() >= classes:
             found = f"{own_labels.min()} to {own_labels.max()}"
             raise InputError(f"{name} must lie between 0 and {classes - 1}, the largest class; got {found}")
-    empty = np.flatnonzero(np.bincount(train[1], minlength=classes) == 0)
-    if num_classes is None and empty.size:
-        raise InputError(
-            f"every label from 0 to {classes - 1} needs an image, or name num_classes; none has {empty[0]}"
-        )
-    arrays = dict(zip(PARTS, (*canonical(*train), *canonical(*test))))
+    if num_classes is None and len(there := np.unique(train[1])) < classes:
+        empty = int(np.argmax(there != np.arange(len(there))))
+        raise InputError(f"every label from 0 to {classes - 1} needs an image, or name num_classes; none has {empty}")
+    pairs = ((own_pixels, own_labels.astype(np.int32)) for own_pixels, own_labels in (train, test))
+    arrays = dict(zip(PARTS, (part for pair in pairs for part in canonical(*pair))))
     for array in arrays.values():
         array.flags.writeable = False  # what the digest says stays so
     height, width, channels = train[0].shape[1:]
@@ -75,7 +76,7 @@ def own_images(
 
 def _as_pixels(images: ArrayLike, name: str, value_range: tuple[float, float]) -> np.ndarray:
     """uint8 (N, H, W, C) as it is, floats as float32 in pixel units 0 … 255."""
-    array: Any = np.asarray(images)
+    array: Any = _array(images, name)
     if array.ndim == 3:  # grey, without an axis for its one channel
         array = array[..., None]
     if array.ndim != 4 or 0 in array.shape:
@@ -86,9 +87,12 @@ def _as_pixels(images: ArrayLike, name: str, value_range: tuple[float, float]) -
         return array
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"{name} must be uint8 or floats; got {array.dtype}")
-    low, high = value_range
-    if not low < high:
-        raise InputError(f"value_range must be (black, white) with black < white; got {value_range}")
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        low, high = np.nan, np.nan
+    if not -np.inf < low < high < np.inf:
+        raise InputError(f"value_range must be (black, white), finite, with black < white; got {value_range}")
     least, most = float(array.min()), float(array.max())
     if not low <= least <= most <= high:  # nan fails, too
         raise InputError(f"{name} must lie in value_range, ({low:g}, {high:g}); got {least:g} to {most:g}")
@@ -96,11 +100,18 @@ def _as_pixels(images: ArrayLike, name: str, value_range: tuple[float, float]) -
 
 
 def _as_labels(labels: ArrayLike, name: str) -> np.ndarray:
-    array = np.asarray(labels)
+    array = _array(labels, name)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         hint = f": np.argmax({name}, 1)" if array.ndim == 2 and array.shape[1] > 1 else ""
         raise InputError(f"{name} must be integers of shape (N,){hint}; got {array.dtype} of shape {array.shape}")
-    return array.astype(np.int32)
+    return array
+
+
+def _array(values: ArrayLike, name: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"{name} must be one array, all parts of equal shape: {one_line(error)}") from None
 
 
 def canonical(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,9 @@
 """A trace of what the devices do while certain steps are trained, for TensorBoard's profiler, xprof or Perfetto."""
 
+import logging
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import jax
 
@@ -10,10 +12,16 @@ from relujax.errors import InputError
 
 def parse_steps(text: str) -> tuple[int, int]:
     """ "20:25" → (20, 25)."""
-    start, colon, stop = text.partition(":")
-    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
-        raise InputError(f"steps are START:STOP with START < STOP, counted from 0, e.g. 20:25; got {text!r}")
-    return int(start), int(stop)
+    start, _, stop = text.partition(":")
+    return check_steps((int(start), int(stop)) if start.isdecimal() and stop.isdecimal() else text)
+
+
+def check_steps(steps: Any) -> tuple[int, int]:
+    """Two whole numbers, the first the smaller; anything else is refused."""
+    match steps:
+        case (int(start), int(stop)) if 0 <= start < stop:
+            return start, stop
+    raise InputError(f"steps are START:STOP with START < STOP, counted from 0, e.g. 20:25; got {steps!r}")
 
 
 class Profile:
@@ -25,7 +33,7 @@ class Profile:
     def __init__(self, steps: tuple[int, int] | None, directory: Path):
         self.start, self.stop = steps or (0, 0)
         self.directory = directory
-        self.running = False
+        self.running = self.traced = False
 
     def before(self, step: int, until: int) -> None:
         """To be told that the steps from `step` up to `until` come next."""
@@ -34,6 +42,7 @@ class Profile:
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # the devices' work would drown in it
             jax.profiler.start_trace(self.directory, profiler_options=options)
+            self.traced = True
         if self.running and not wanted:
             jax.profiler.stop_trace()
         self.running = wanted
@@ -43,3 +52,6 @@ class Profile:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.before(self.stop, self.stop)
+        if self.stop and not self.traced:
+            said = "steps %d to %d were not among those trained: nothing is traced"
+            logging.getLogger(__name__).warning(said, self.start, self.stop)

@@ -91,11 +91,20 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is damaged ({error}); remove it to do that run again") from None
 
 
+def read_object(path: Path, **kinds: type) -> dict[str, Any]:
+    """The content of a JSON file that holds an object with fields of these kinds at least."""
+    found = read_json(path)
+    if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
+        needed = f" with {', '.join(kinds)}" if kinds else ""
+        raise InputError(f"{path} is damaged (it holds no object{needed}); remove it to do that run again")
+    return found
+
+
 def open_run(directory: Path, trial: Trial) -> None:
     """Makes the run directory, or refuses one that holds another trial under the same name."""
     path = directory / "trial.json"
     if path.exists():
-        if differing := differences(describe(trial), read_json(path)):
+        if differing := differences(describe(trial), read_object(path)):
             raise InputError(f"{directory} holds another trial: {'; '.join(differing)}; use another workdir")
         return
     write_json(path, describe(trial))
@@ -153,8 +162,10 @@ def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
     if is_finished(directory):
         ended = read_ended(directory)
     elif (directory / "failure.json").exists():
-        ended["failure"] = read_json(directory / "failure.json")["reason"]
+        ended["failure"] = read_object(directory / "failure.json", reason=str)["reason"]
     history = read_history(directory)
+    if is_finished(directory):
+        _check_whole(directory, history, trial.recipe.length.count if ended["status"] == "done" else None)
     unit_values = {}
     if (directory / "probes").exists():
         for folder in sorted((directory / "probes").iterdir()):
@@ -172,12 +183,25 @@ def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
     )
 
 
+def _check_whole(directory: Path, history: Sequence[Mapping[str, float]], epochs: int | None) -> None:
+    """Refuses a run that has ended and of which epochs are missing or damaged; None: it diverged, after any number."""
+    path = directory / "metrics.jsonl"
+    lines = len(path.read_text(errors="replace").splitlines()) if path.exists() else 0
+    expected = lines if epochs is None else epochs
+    if lines != expected or [epoch.get("epoch") for epoch in history] != list(range(1, expected + 1)):
+        raise InputError(
+            f"{path} is damaged ({len(history)} of {expected} epochs can be read, in {lines} lines); "
+            f"remove {directory} to do that run again"
+        )
+
+
 def read_ended(directory: Path) -> dict[str, Any]:
     """How a run has ended, and where it was trained."""
-    ended = read_json(directory / "result.json")
-    if not isinstance(ended, dict) or "status" not in ended:
-        raise InputError(f"{directory / 'result.json'} is damaged; remove it to do that run again")
-    return {"environment": {}, **ended}
+    path = directory / "result.json"
+    ended = {"environment": {}, **read_object(path, status=str)}
+    if ended["status"] not in ("done", "diverged") or not isinstance(ended["environment"], dict):
+        raise InputError(f"{path} is damaged (status {ended['status']!r}); remove it to do that run again")
+    return ended
 
 
 def read_results(workdir: Path, trials: Mapping[str, Trial], runs: int) -> dict[str, Sequence[RunResult]]:
@@ -215,7 +239,7 @@ def read_measured_rows(
     rows = {}
     for position, label in enumerate(labels):
         path = workdir / "measurements" / name / f"row_{position + 1}.json"
-        if path.exists() and (noted := read_json(path))["label"] == label:
+        if path.exists() and (noted := read_object(path, label=str, environment=dict))["label"] == label:
             rows[label] = _read_arrays(path.with_suffix(".npz")), noted["environment"]
     return rows
 
@@ -251,4 +275,5 @@ def note_study(workdir: Path, name: str, study: Mapping[str, Any]) -> None:
 def read_study(workdir: Path, name: str) -> dict[str, Any] | None:
     """What the study was run as in this workdir, or None."""
     path = workdir / "studies" / f"{name}.json"
-    return read_json(path) if path.exists() else None
+    kinds = {"trials": dict, "runs": int, "rehearsal": list, "overrides": dict}
+    return read_object(path, **kinds) if path.exists() else None

@@ -9,11 +9,13 @@ import numpy as np
 from relujax import records
 from relujax.claims import Results, Verdict, variance_over_epochs
 from relujax.errors import InputError
+from relujax.probes import MedianActivation
 from relujax.study import Entry, Study, rehearsal_reasons
 from relujax.tables import NOTHING, escape_markdown, judgements, table_cells
 from relujax.trial import RunResult, Trial, describe, trial_id
 
 SHOWN = 4  # rows of a study in the overview
+OF_A_RUN = {"seed", "status", "epochs", "curves", "environment"}  # what a record has of each
 
 
 def overview(root: Path, folder: str, studies: Mapping[str, Entry]) -> str:
@@ -91,13 +93,14 @@ def rehearsals_table(directory: Path, studies: Mapping[str, Entry]) -> str:
 def take_over(study: Study, directory: Path, workdir: Path) -> int:
     """Gives `workdir` the runs of the study that have ended in the records of a directory; how many.
 
-    Where a run was begun in the workdir it stays as it is. Left out are rows with probes, since a record does not hold
-    what they saw of single units, and runs that were not measured in every epoch. What starts from such a run needs its
-    checkpoint, and is refused.
+    Where a run was begun in the workdir it stays as it is. Left out are rows with probes that look at single units, of
+    which a record does not hold what they saw, and runs of which it does not say when they were measured. What starts
+    from such a run needs its checkpoint, and is refused.
     """
     if not directory.is_dir():
         raise InputError(f"--records must be a folder of records, such as results; {directory} is none")
-    trials = {trial_id(trial): trial for trial in study.trials.values() if not trial.probes}
+    whole = [trial for trial in study.trials.values() if all(isinstance(own, MedianActivation) for own in trial.probes)]
+    trials = {trial_id(trial): trial for trial in whole}
     taken = 0
     for path, found, _ in _recorded(directory):
         for row in found["rows"].values():
@@ -108,18 +111,28 @@ def take_over(study: Study, directory: Path, workdir: Path) -> int:
 
 def _taken(run: Mapping[str, Any], trial: Trial, source: str, workdir: Path) -> bool:
     """Whether a run of a record could be written as a run directory."""
-    directory = records.run_directory(workdir, trial, run["seed"])
-    in_every_epoch = all(len(curve) == run["epochs"] for curve in run["curves"].values())
-    if run["status"] == "unfinished" or directory.exists() or not in_every_epoch:
+    directory, history = records.run_directory(workdir, trial, run["seed"]), _history(run, trial)
+    if run["status"] == "unfinished" or directory.exists() or history is None:
         return False
     with records.locked([directory]):
         records.open_run(directory, trial)
-        for epoch in range(run["epochs"]):
-            values = {name: curve[epoch] for name, curve in run["curves"].items()}
-            records.append_epoch(directory, {"epoch": epoch + 1, **values}, {})
+        for epoch in history:
+            records.append_epoch(directory, epoch, {})
         ended = {name: run[name] for name in ("status", "diverged_at_step", "environment") if name in run}
         records.write_json(directory / "result.json", ended | {"from_record": source})
     return True
+
+
+def _history(run: Mapping[str, Any], trial: Trial) -> list[dict[str, float]] | None:
+    """The epochs of a recorded run: each has a value of every curve, but for tests that come once, at the end."""
+    history = [{"epoch": float(epoch + 1)} for epoch in range(run["epochs"])]
+    for name, curve in run["curves"].items():
+        once = trial.data.validation > 0 and run["status"] == "done" and name.startswith("test_") and len(curve) == 1
+        if len(curve) != len(history) and not once:
+            return None
+        for epoch, value in zip(history[-1:] if once else history, curve):
+            epoch[name] = value
+    return history
 
 
 def _recorded(directory: Path) -> Iterator[tuple[Path, Mapping[str, Any], Sequence[Mapping[str, Any]]]]:
@@ -127,7 +140,14 @@ def _recorded(directory: Path) -> Iterator[tuple[Path, Mapping[str, Any], Sequen
     for path in sorted(directory.glob("*.json")):
         found = records.read_json(path)
         if isinstance(found, dict) and "study" in found:
-            yield path, found, [run for row in found["rows"].values() for run in row["runs"]]
+            try:
+                runs = [run for row in found["rows"].values() for run in row["runs"]]
+                whole = all(run.keys() >= OF_A_RUN and isinstance(run["curves"], dict) for run in runs)
+            except (AttributeError, KeyError, TypeError):
+                whole = False
+            if not whole:
+                raise InputError(f"{path} is no whole record of a study; remove it, or name another folder")
+            yield path, found, runs
 
 
 def _hours(runs: Sequence[Mapping[str, Any]]) -> float:

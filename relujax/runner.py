@@ -41,6 +41,8 @@ def run(
         with bucket.local(workdir, training=True) as directory:
             return run(study, workdir=directory, name=name, only=only, **options)
     workdir, how = Path(workdir), Options(**options)
+    if not isinstance(study, Entry):
+        raise InputError(f"run takes a study, such as elu.fig_2_median_activation(); got {study!r}")
     name = re.sub(r"\W+", "_", study.source).strip("_").lower()[:60] if name is None else name
     if begin({name: study}, workdir=workdir, only=only, options=how):
         train(study, name, workdir=workdir, only=only, options=how)
@@ -167,8 +169,10 @@ def fit(
     if bucket.is_address(workdir):
         with bucket.local(workdir, training=True) as directory:
             return fit(trial, seeds=seeds, workdir=directory, label=label, reporter=reporter, **options)
-    workdir, how = Path(workdir), Options(**options)
-    needed = phases([trial])
+    workdir, how, needed = Path(workdir), Options(**options), phases([trial])
+    valid = all(isinstance(seed, int | np.integer) and 0 <= seed < 2**31 for seed in seeds)
+    if not valid or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds must be different whole numbers from 0 to {2**31 - 1}; got {list(seeds)}")
     for phase in needed:
         check(phase)
     _check_workdir(workdir)
@@ -211,7 +215,7 @@ def _fit(
                 for batch in batches_of_runs(group, loop.mesh_of(trial, len(group), options), alone=alone):
                     own = {seed: directories[seed] for seed in batch}
                     mesh = loop.mesh_of(trial, len(batch), options)
-                    circumstances = environment(dataset, len(batch), mesh, trial.model)
+                    circumstances = environment(dataset, len(batch), mesh, trial.model) | options.overriding
                     with jax.default_matmul_precision("highest"):
                         loop.train(
                             trial,
@@ -246,7 +250,7 @@ def _begun(workdir: Path, trial: Trial, seed: int, dataset: datasets.Dataset) ->
 def _check_data(begun: Path, dataset: datasets.Dataset) -> None:
     """Refuses to go on from a run that was trained on other images of the same name."""
     path = begun / "environment.json"
-    then = records.read_json(path) if path.exists() else {}
+    then = records.read_object(path) if path.exists() else {}
     if then.get("dataset_digest", dataset.digest) != dataset.digest:
         raise InputError(
             f"{begun} was trained on {then['dataset']}, SHA-256 {then['dataset_digest'][:12]}…, and this is "
@@ -265,6 +269,10 @@ def check(trial: Trial) -> None:
         )
     if trial.recipe.batch_size > left:
         raise InputError(f"batch size must be at most {left}, the training images; got {trial.recipe.batch_size}")
+    steps = left // trial.recipe.batch_size
+    if trial.recipe.length.count * steps >= 2**31:
+        most = (2**31 - 1) // steps
+        raise InputError(f"epochs must be at most {most:,}, of {steps:,} steps each; got {trial.recipe.length.count:,}")
     if trial.data.crop is not None and trial.data.crop > min(facts.shape[:2]):
         raise InputError(f"crop must be at most {min(facts.shape[:2])} for {trial.data.name}; got {trial.data.crop}")
     if facts.large and isinstance(trial.data.normalize, GcnZca):
@@ -290,7 +298,7 @@ def _check_earlier(workdir: Path, trial: Trial, seeds: Sequence[int]) -> None:
         if (
             not records.is_finished(records.run_directory(workdir, trial, seed))
             and records.is_finished(earlier)
-            and records.read_json(earlier / "result.json")["status"] == "done"
+            and records.read_ended(earlier)["status"] == "done"
             and not newest(earlier)
         ):
             raise InputError(f"{earlier} has ended, but has no checkpoint to start from; remove it to train it again")

@@ -18,6 +18,8 @@ def one_cpu_device_per_core(devices: int | None = None) -> None:
     Two runs on two virtual devices finish sooner than one after another with all threads each. Has to come before JAX
     starts its devices; afterwards, as in a notebook, it changes nothing.
     """
+    if not isinstance(devices, int | None):
+        raise InputError(f"devices must be a whole number; got {devices!r}")
     if devices is not None and devices < 1:
         raise InputError(f"devices must be at least 1; got {devices}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,6 +13,8 @@ from relujax.datasets import DATASETS, facts_of
 from relujax.errors import InputError, check_choice
 from relujax.trial import RunResult, Trial
 
+MOST_RUNS = 10_000  # each has a directory
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
@@ -207,14 +209,23 @@ def adapt(
     `data` is a dataset's name or one's own images (`Data.from_arrays`, `from_tfds`): how they are normalised, varied
     and held out stays the study's.
     """
+    if not isinstance(study, Study):
+        raise InputError(f"adapt takes a study, such as elu.fig_2_median_activation(); got {study!r}")
     check_choice("precision", precision, ("float32", "bf16"))
+    for name, value in (("epochs", epochs), ("runs", runs)):
+        if not isinstance(value, int | None):
+            raise InputError(f"{name} must be a whole number; got {value!r}")
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1; got {value}")
+    if runs is not None and runs > MOST_RUNS:
+        raise InputError(f"runs must be at most {MOST_RUNS:,} a row; got {runs:,}")
+    if not isinstance(data, str | Data | None):
+        raise InputError(f"data must be a dataset's name or Data; got {data!r}")
     asked: dict[str, Any] = {"epochs": epochs, "runs": runs, "data": data, "precision": precision}
     asked = {**study.adapted, **{name: value for name, value in asked.items() if value not in (None, "float32")}}
     for name, value in study.adapted.items():
         if asked[name] != value:
             raise InputError(f"{name} was adapted to {value} before: adapt the paper's study to {asked[name]} instead")
-    if runs is not None and runs < 1:
-        raise InputError(f"runs must be at least 1; got {runs}")
     if isinstance(data, str):
         check_choice("dataset", data, DATASETS)
         data = Data(name=data, normalize=UnitRange())

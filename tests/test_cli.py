@@ -130,6 +130,11 @@ def test_a_duration_is_read_as_it_is_written(text, seconds):
         ([*RUN, "--launcher", "ray", "--distributed"], "Ray hands the runs out itself"),
         ([*RUN, "--checkpoint-every", "²m"], "got '²m'"),
         ([*RUN, "--profile", "1:²"], "got '1:²'"),
+        ([*RUN, "--workdir", ""], "--workdir must name a directory, . for this one; got ''"),
+        ([*RUN, "--epochs", "9" * 20], "epochs must be at most 119,304,647, of 18 steps each; got 99,999,999,999"),
+        ([*RUN, "--runs", "99999999"], "runs must be at most 10,000 a row; got 99,999,999"),
+        (["data", "verify", "list"], "unknown dataset 'list': did you mean 'mnist'? valid: all, cifar10, cifar100, digits, f"),
+        ([*RUN[:-4], "--data", "digits@64", "--data-dir", "/nowhere"], "digits is not prepared in /nowhere, to resize"),
         (["watch", "nowhere"], "must be a directory that a study runs in; nowhere is none"),
     ],
 )
@@ -183,3 +188,8 @@ def test_run_keeps_what_it_compiles(monkeypatch, capsys):
     kept = []
     monkeypatch.setattr("relujax.environment.keep_compiled_programs", lambda: kept.append(True))
     assert main(STUDIES, ["run", "nothing"]) == 2 and kept == [True]
+
+
+def test_a_measurement_has_no_time_to_foretell(capsys):
+    assert main(STUDIES, ["show", "tanhexp.fig_1_functions", "--time"]) == 0
+    assert "--time: it is measured in seconds" in capsys.readouterr().out

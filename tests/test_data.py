@@ -3,7 +3,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relujax.data import Data, Flip, GcnZca, PadCrop, PerChannel, Rotate, Shift, UnitRange, augment
+from relujax.data import (
+    Data,
+    Flip,
+    GcnZca,
+    PadCrop,
+    PerChannel,
+    PerPixelMean,
+    Rotate,
+    Shift,
+    UnitRange,
+    as_evaluated,
+    augment,
+)
 from relujax.errors import InputError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -108,3 +120,54 @@ def test_augmentation_of_an_example_depends_on_its_own_key_only():
 def test_no_augmentation_changes_nothing():
     keys = jax.random.split(jax.random.key(3), len(PIXELS))
     np.testing.assert_array_equal(augment(Data(name="digits", normalize=UnitRange()), keys, PIXELS), PIXELS)
+
+
+@pytest.mark.parametrize("normalize", [GcnZca(), PerPixelMean()])
+def test_a_fitted_normalisation_knows_the_training_images_alone(normalize):
+    """An image becomes the same whatever stands beside it, and no other than by the statistics it was fitted to."""
+    train, test = np.random.default_rng(0).integers(0, 256, (2, 50, 4, 4, 3), dtype=np.uint8)
+    transform = normalize.fit(train)
+    alone = np.concatenate([transform(test[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose(transform(test)[:3], alone, rtol=1e-3, atol=1e-3)
+    assert np.abs(transform(train).mean(axis=0)).max() < 1e-3 < np.abs(transform(test).mean(axis=0)).max()
+
+
+def test_per_pixel_mean_takes_the_mean_image_from_unit_range_pixels():
+    train, test = np.random.default_rng(1).integers(0, 256, (2, 20, 3, 4, 3), dtype=np.uint8)
+    expected = test / 255 - train.mean(axis=0) / 255
+    found = PerPixelMean().fit(train)(test)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_an_image_of_one_grey_stays_finite_under_contrast_normalisation():
+    images = np.random.default_rng(0).integers(0, 256, (20, 3, 3, 1), dtype=np.uint8)
+    images[3] = 77
+    assert np.isfinite(GcnZca().fit(images)(images)).all()
+
+
+def test_shift_moves_rows_and_columns_independently_each_by_its_own_size():
+    rows, columns = np.meshgrid(np.arange(40.0), np.arange(20.0), indexing="ij")
+    moved = jax.vmap(Shift(0.1), in_axes=(0, None))(
+        jax.random.split(jax.random.key(0), 400), jnp.stack([jnp.array(rows), jnp.array(columns)], axis=-1)
+    )
+    down, right = np.asarray(moved)[:, 20, 10].T - np.array([[20.0], [10.0]])
+    assert 3.9 < np.abs(down).max() <= 4 + 1e-4 and 1.9 < np.abs(right).max() <= 2 + 1e-4
+    assert abs(np.corrcoef(down, right)[0, 1]) < 0.2  # the deviation of 400 independent pairs is 0.05
+
+
+def test_each_augmentation_draws_for_itself():
+    """Two flips by one draw would undo each other; by two, every other image stays mirrored."""
+    data = Data(name="cifar10", normalize=UnitRange(), augment=(Flip(), Flip()))
+    images = jnp.broadcast_to(jnp.asarray(PIXELS[0], jnp.float32), (400, 8, 8, 3))
+    seen = np.asarray(augment(data, jax.random.split(jax.random.key(0), 400), images))
+    assert 0.4 < np.mean([np.array_equal(one, np.asarray(images[0])[:, ::-1]) for one in seen]) < 0.6
+
+
+def test_oblong_images_are_cropped_and_turned_about_their_own_centre():
+    images = np.arange(8 * 12, dtype=np.uint8).reshape(1, 8, 12, 1)
+    data = Data(name="cifar10", normalize=UnitRange(), crop=4)
+    np.testing.assert_allclose(as_evaluated(data, images), images[:, 2:6, 4:8] / 255, rtol=1e-6)
+    image = jnp.zeros((9, 21, 1)).at[4, 10].set(1.0)
+    turned = jax.vmap(Rotate(30), in_axes=(0, None))(jax.random.split(jax.random.key(0), 50), image)
+    assert (turned[:, 4, 10] == 1).all()

@@ -55,3 +55,11 @@ def test_what_runs_took_is_summed_over_the_phases_of_those_that_have_ended():
     assert estimate.seconds_taken([second]) == (6.5, 2)
     assert estimate.seconds_taken([first, second]) == (17.5, 2)
     assert estimate.seconds_taken([first[:1], second]) == (7.5, 2)  # an earlier run may have been removed
+
+
+def test_runs_that_diverged_early_say_nothing_of_how_long_a_run_takes():
+    runs = [
+        RunResult(trial_id="t", seed=0, status="done", history=({"seconds": 4.0}, {"seconds": 5.0})),
+        RunResult(trial_id="t", seed=1, status="diverged", history=({"seconds": 1.0},)),
+    ]
+    assert estimate.seconds_taken([runs]) == (9.0, 1)

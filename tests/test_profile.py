@@ -27,3 +27,9 @@ def test_a_trace_that_ends_with_the_run_is_written(tmp_path):
     with Profile((0, 100), tmp_path) as profile:
         profile.before(0, 100)
     assert list(tmp_path.rglob("*.xplane.pb"))
+
+
+def test_steps_that_do_not_come_are_said(tmp_path, caplog):
+    with Profile((1000, 2000), tmp_path) as profile:
+        profile.before(0, 18)
+    assert "steps 1000 to 2000 were not among those trained" in caplog.text and not list(tmp_path.iterdir())

@@ -123,3 +123,17 @@ def test_what_is_no_recipe_is_refused(changes, words):
 def test_steps_that_do_not_rise_from_zero_are_refused(rates, starts):
     with pytest.raises(InputError, match="rising from 0"):
         StepDecay(learning_rates=rates, starts=starts)
+
+
+def test_a_step_of_a_shortened_schedule_is_rounded_to_the_nearest_epoch():
+    decay = StepDecay(learning_rates=(1.0, 0.1, 0.01), starts=(0, 81, 122))
+    short = recipe(length=Epochs(164), schedule=decay).lasting(20)  # 9.88 and 14.88 epochs
+    assert short.schedule.starts == (0, 10, 15)
+
+
+def test_of_a_thousand_classes_the_five_largest_logits_are_looked_at():
+    logits = jnp.zeros((3, 1000)).at[:, 10:16].set(jnp.array([9.0, 8.0, 7.0, 6.0, 5.0, 4.0]))
+    found = mistakes(recipe(), logits, jnp.array([10, 14, 15]))  # the largest, the fifth, the sixth
+    np.testing.assert_array_equal(found["top5_error"], [0, 0, 1])
+    np.testing.assert_array_equal(found["error"], [0, 1, 1])
+    assert "top5_error" not in mistakes(recipe(), logits[:, :999], jnp.array([10, 14, 15]))

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from experiments import elu
 from relujax import figures, records, report, tables
-from relujax.claims import Beats, Stated
+from relujax.claims import Beats, Stated, Verdict
 from relujax.results import overview, results_table
 from relujax.study import Bars, ByDepth, Curves, Distribution, Profile, Reported
 from relujax.trial import RunResult, describe
@@ -238,7 +238,10 @@ def test_a_record_is_json_and_holds_every_run(study, results, tmp_path):
 def test_the_overview_says_what_a_record_holds(tmp_path):
     def runs(*seconds, device="A"):
         return {
-            "runs": [{"status": "done", "curves": {"seconds": s}, "environment": {"device": device}} for s in seconds]
+            "runs": [
+                {"seed": 0, "status": "done", "epochs": 2, "curves": {"seconds": s}, "environment": {"device": device}}
+                for s in seconds
+            ]
         }
 
     claims = [
@@ -281,3 +284,32 @@ def test_a_record_of_another_version_is_shown_as_such(study, results, tmp_path):
         tmp_path, {"fig": replace(study, trials=study.trials | {"ELU": changed})}
     )
     assert "(a study that is gone)" in results_table(tmp_path, {})
+
+
+def test_where_the_paper_prints_the_best_epoch_it_is_compared_with_our_best(study):
+    """The best epoch is the second here: 20 %, and 40 % after the last."""
+    history = tuple({"epoch": e + 1, "test_error": error} for e, error in enumerate((0.5, 0.2, 0.4)))
+    runs = [replace(fabricated("ELU", seed), history=history) for seed in range(5)]
+    study = replace(study, epoch="best", metrics=("test_error",), panels=(), reported={"ELU": Reported(21.0)})
+    header, rows = tables.table_cells(study, {"ELU": runs})
+    cells = dict(zip(header, next(row for row in rows if row[0] == "ELU")))
+    assert (
+        cells["test error (%), best epoch"] == "20.00 ± 0.00" and cells["test error (%), last epoch"] == "40.00 ± 0.00"
+    )
+    assert cells["difference"] == "-1.00"
+
+
+def test_a_record_holds_what_was_measured_once_without_the_epochs_in_between(study, results, tmp_path):
+    """NaN is no JSON: other programs could not read the record."""
+    history = tuple({"epoch": e, "train_loss": 1.0, **({"test_error": 0.25} if e == 6 else {})} for e in range(1, 7))
+    results = {**results, "ELU": [replace(run, history=history) for run in results["ELU"]]}
+    content = report.write_record(study, "fig", results, tmp_path).read_text()
+    found = json.loads(content, parse_constant=lambda name: pytest.fail(name))
+    curves = found["rows"]["ELU"]["runs"][0]["curves"]
+    assert curves["test_error"] == [0.25] and len(curves["train_loss"]) == 6
+
+
+def test_no_report_gives_a_verdict_on_a_rehearsal(study, results):
+    short = replace(study, rehearsal=("6 of 300 epochs",))
+    assert {judgement.verdict for judgement in tables.judgements(short, results)} == {Verdict.REHEARSAL}
+    assert "**rehearsal**" in tables.markdown(short, results) and "reproduced" not in tables.markdown(short, results)

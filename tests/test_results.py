@@ -10,6 +10,7 @@ import pytest
 from experiments.__main__ import STUDIES
 from relujax import adapt, records, report, results
 from relujax.cli import main
+from relujax.probes import MedianActivation
 from relujax.study import Study
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -78,7 +79,8 @@ def test_a_folder_that_is_none_is_one_line(tmp_path, capsys):
 def committed():
     for path in sorted(RESULTS.glob("*.json")) + sorted((RESULTS / "rehearsals").glob("*.json")):
         study = STUDIES[path.stem]()
-        if isinstance(study, Study) and not any(trial.probes for trial in study.trials.values()):
+        probes = [probe for trial in getattr(study, "trials", {}).values() for probe in trial.probes]
+        if isinstance(study, Study) and all(isinstance(probe, MedianActivation) for probe in probes):
             yield path, study
 
 
@@ -95,3 +97,36 @@ def test_what_is_committed_gives_the_same_verdicts_again(path, study, tmp_path):
         assert (ours["verdict"], ours["as_claimed"]) == (theirs["verdict"], theirs["as_claimed"])
         # Curves are kept to five digits.
         assert ours["p"] == (theirs["p"] and pytest.approx(theirs["p"], rel=1e-4))
+
+
+def test_every_row_is_taken_over_but_runs_that_were_not_measured_in_every_epoch(tmp_path):
+    """A record leaves out where a metric has no value, so that nobody knows any more of which epoch a number is."""
+    plain = fault_studies.convolutional().trials["plain"]
+    once, other = (replace(plain, recipe=replace(plain.recipe, batch_size=size)) for size in (64, 32))
+    study = replace(fault_studies.convolutional(), trials={"once": once, "plain": plain, "other": other})
+    for trial in study.trials.values():
+        run = records.run_directory(tmp_path, trial, 0)
+        records.open_run(run, trial)
+        for epoch in (1, 2, 3):
+            held_out = trial == once and epoch < 3
+            records.append_epoch(
+                run, {"epoch": epoch, "train_loss": 1.0} | ({} if held_out else {"test_error": 0.1}), {}
+            )
+        records.write_json(run / "result.json", {"status": "done", "environment": {}})
+    report.write_record(study, NAME, report.read(study, NAME, tmp_path), tmp_path / "kept")
+    assert results.take_over(study, tmp_path / "kept", tmp_path / "new") == 2
+    begun = {label: records.run_directory(tmp_path / "new", trial, 0).exists() for label, trial in study.trials.items()}
+    assert begun == {"once": False, "plain": True, "other": True}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"rows": []}, {"rows": {"plain": {"runs": [{"status": "done"}]}}}, {"rows": {"plain": {}}}, {"rows": None}],
+)
+def test_a_damaged_record_is_named_in_one_line(tmp_path, capsys, damage):
+    records.write_json(tmp_path / "kept" / "a.json", {"study": NAME, **damage})
+    command = ["run", NAME, "--workdir", str(tmp_path / "new"), "--records", str(tmp_path / "kept")]
+    assert main(fault_studies.STUDIES, command) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{tmp_path / 'kept' / 'a.json'} is no whole record of a study" in said
+    assert not (tmp_path / "new" / "runs").exists()

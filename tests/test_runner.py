@@ -1,14 +1,16 @@
 import functools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import elu
-from relujax import environment, loop, records, runner
-from relujax.data import Data, UnitRange
+from relujax import datasets, environment, loop, records, runner
+from relujax.data import Data, PerPixelMean, UnitRange
 from relujax.errors import InputError
 from relujax.models.mlp import MLP, Autoencoder
 from relujax.models.resnet import ResNet
@@ -230,3 +232,157 @@ def test_a_damaged_result_is_named(tmp_path):
 
 def test_no_seed_is_no_run(tmp_path):
     assert runner.fit(TRIAL, seeds=[], workdir=tmp_path) == [] and not any(tmp_path.iterdir())
+
+
+def test_runs_that_train_at_once_share_the_seconds_of_each_epoch(tmp_path, monkeypatch):
+    """A clock that goes on by ten seconds in each epoch of both runs; nothing of an epoch is counted again later."""
+    compile_programs, now = loop.compile_programs, [0.0]
+
+    def slow(*args, **options):
+        programs = compile_programs(*args, **options)
+
+        def epoch(*given):
+            now[0] += 10
+            return programs.epoch(*given)
+
+        return replace(programs, epoch=epoch)
+
+    monkeypatch.setattr(loop, "compile_programs", slow)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for run in runner.fit(TRIAL, seeds=(0, 1), workdir=tmp_path):
+        assert run.curve("seconds").tolist() == [5.0] * 4
+
+
+def test_a_run_whose_validation_loss_is_no_number_has_diverged_and_the_other_goes_on(tmp_path, monkeypatch):
+    """Its training loss was finite up to the last step of the epoch; the epoch is not recorded."""
+    compile_programs = loop.compile_programs
+
+    def with_one_bad_metric(*args, **options):
+        programs = compile_programs(*args, **options)
+
+        def measure(states, train, others):
+            found = programs.measure(states, train, others)
+            bad = (states.step == 2 * 19) & (jnp.arange(2) == 1)
+            return found | {"validation_loss": jnp.where(bad, jnp.inf, found["validation_loss"])}
+
+        return replace(programs, measure=measure)
+
+    monkeypatch.setattr(loop, "compile_programs", with_one_bad_metric)
+    good, bad = runner.fit(TRIAL, seeds=(0, 1), workdir=tmp_path)
+    assert (good.status, len(good.history)) == ("done", 4)
+    assert (bad.status, bad.diverged_at_step, len(bad.history)) == ("diverged", 2 * 19, 1)
+
+
+def test_training_multiplies_matrices_at_the_highest_precision(tmp_path, monkeypatch):
+    """Else an accelerator rounds float32 to TF32 or bfloat16, unasked; on CPU nothing shows."""
+    seen, train = [], loop.train
+
+    def noting(*args, **options):
+        seen.append(jax.config.jax_default_matmul_precision)
+        train(*args, **options)
+
+    monkeypatch.setattr(loop, "train", noting)
+    runner.fit(replace(TRIAL, recipe=TRIAL.recipe.lasting(1)), seeds=(0,), workdir=tmp_path)
+    assert seen == ["highest"]
+
+
+def test_a_crop_that_is_higher_than_oblong_images_is_refused():
+    images, labels = np.zeros((4, 8, 16, 1), np.uint8), np.array([0, 1, 0, 1])
+    own = Data.from_arrays(images, labels, test_images=images, test_labels=labels, num_classes=10)
+    trial = replace(TRIAL, data=replace(own, crop=12), recipe=replace(TRIAL.recipe, batch_size=2))
+    with pytest.raises(InputError, match="crop must be at most 8"):
+        runner.check(trial)
+
+
+def test_a_network_with_fewer_outputs_than_classes_is_refused():
+    """A label that has no logit would be taken for another one, without a word."""
+    with pytest.raises(InputError, match="digits has 10 classes; the network has only 9 outputs"):
+        runner.check(replace(TRIAL, model=TRIAL.model.clone(num_classes=9)))
+
+
+def test_a_normalisation_is_fitted_to_the_images_that_are_trained_on_alone():
+    """Neither to those that are held out nor to those of the test."""
+    dataset = datasets.load("digits")
+    trial = replace(TRIAL, data=replace(TRIAL.data, normalize=PerPixelMean(), validation=200))
+    parts = loop.splits(trial, dataset)
+    images = {
+        "train": dataset.train_images[:-200],
+        "validation": dataset.train_images[-200:],
+        "test": dataset.test_images,
+    }
+    for name, own in images.items():
+        expected = own / 255 - images["train"].mean(axis=0) / 255
+        np.testing.assert_allclose(parts[name].images, expected, atol=1e-6)
+
+
+LINES = ['{"epoch": 1, "train_loss": 1.0}', '{"epoch": 2, "train_loss": 0.5}', '{"epoch": 3, "train_loss": 0.4}']
+
+
+@pytest.mark.parametrize(
+    "status, lines, found",
+    [
+        ("done", [LINES[0], "garbage", *LINES[1:]], "1 of 4 epochs can be read, in 4 lines"),
+        ("done", LINES, "3 of 4 epochs can be read, in 3 lines"),
+        ("done", [], "0 of 4 epochs can be read, in 0 lines"),
+        ("done", [*LINES, '{"loss": 3}'], "4 of 4 epochs can be read"),
+        ("diverged", [LINES[0], "garbage"], "1 of 2 epochs can be read, in 2 lines"),
+        ("diverged", LINES[1:], "2 of 2 epochs can be read"),
+    ],
+)
+def test_a_run_that_has_ended_and_lost_epochs_is_named(tmp_path, status, lines, found):
+    run = records.run_directory(tmp_path, TRIAL, 0)
+    records.open_run(run, TRIAL)
+    (run / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+    records.write_json(run / "result.json", {"status": status, "environment": {}})
+    with pytest.raises(InputError, match=rf"metrics\.jsonl is damaged \({found}.*remove .*seed_0 to do"):
+        records.read_run(run, TRIAL, 0)
+
+
+@pytest.mark.parametrize("content", [[], {"status": "foo"}, {"status": "done", "environment": [1]}, {"status": 1}])
+def test_a_result_that_is_none_is_named(tmp_path, content):
+    run = records.run_directory(tmp_path, TRIAL, 0)
+    records.write_json(run / "result.json", content)
+    with pytest.raises(InputError, match=r"result\.json is damaged"):
+        records.read_run(run, TRIAL, 0)
+
+
+@pytest.mark.parametrize("content", [[], {}, {"trials": {}, "runs": "2", "rehearsal": [], "overrides": {}}])
+def test_a_note_of_a_study_that_is_none_is_named(tmp_path, content):
+    records.write_json(tmp_path / "studies" / "s.json", content)
+    with pytest.raises(InputError, match=r"s\.json is damaged \(it holds no object with trials, runs"):
+        records.read_study(tmp_path, "s")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"together": "foo"}, "unknown together 'foo'"),
+        ({"calls": "stepp"}, "unknown calls 'stepp': did you mean 'step'?"),
+        ({"checkpoint_every": "5m"}, "checkpoint_every must be seconds, 0 or more; got '5m'"),
+        ({"profile": (5, 1)}, r"START < STOP.*got \(5, 1\)"),
+        ({"profile": "0:3"}, "START < STOP.*got '0:3'"),
+        ({"devices": 1.5}, "devices must be a whole number; got 1.5"),
+        ({"devices_per_run": "2"}, "devices_per_run must be a whole number; got '2'"),
+        ({"seeds": (1, 1)}, r"seeds must be different whole numbers .*; got \[1, 1\]"),
+        ({"seeds": (2**31,)}, "seeds must be different whole numbers from 0 to 2147483647"),
+    ],
+)
+def test_options_that_are_none_are_refused_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        runner.fit(TRIAL, **{"seeds": (0,), "workdir": tmp_path, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_goes_on_by_other_calls_says_that_it_is_rounded_otherwise(tmp_path, monkeypatch, caplog):
+    save = loop._Runs.save
+
+    def killed_after_saving(self, *args):
+        save(self, *args)
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(loop._Runs, "save", killed_after_saving)
+        runner.fit(TRIAL, seeds=(0,), workdir=tmp_path, checkpoint_every=0)
+    (run,) = runner.fit(TRIAL, seeds=(0,), workdir=tmp_path, calls="step")
+    assert run.status == "done" and run.environment["calls"] == "step"
+    assert "not bitwise" in caplog.text and "calls" in caplog.text

@@ -91,3 +91,42 @@ def test_means_are_apart_or_equivalent_or_neither():
 def test_holm_steps_down_in_the_order_given():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+def test_pairs_that_are_equal_take_no_rank():
+    """Of ranks 1 to 4, two negative ones of 1 and 2: sums as far from 0 as 4 are 10 of 16."""
+    assert signed_rank([0, 0, -1, -2, 3, 4], np.zeros(6)) == pytest.approx(10 / 16)
+
+
+def test_float_noise_ranks_no_pair_above_another():
+    """As many up as down by the same 1e-4: the sum is 0; of six distinct ranks it is odd, which 0 is not."""
+    theirs = np.array([0.1301, 0.1201, 0.0901, 0.2, 0.3107, 0.0505])
+    assert signed_rank(np.add(theirs, [1e-4, 1e-4, 1e-4, -1e-4, -1e-4, -1e-4]), theirs) == 1
+
+
+def test_equivalence_has_two_sides_and_lets_the_rows_scatter_each_in_its_own_way():
+    """Welch & Satterthwaite by hand; the larger p is that of the side on which the means are nearer to the margin."""
+    ours, theirs, margin = [0.10, 0.11, 0.12], [0.10, 0.35, 0.02, 0.25, 0.14, 0.31], 0.15
+    errors = [np.var(values, ddof=1) / len(values) for values in (ours, theirs)]
+    degrees = sum(errors) ** 2 / sum(error**2 / (len(values) - 1) for error, values in zip(errors, (ours, theirs)))
+    gap = abs(np.mean(ours) - np.mean(theirs))
+    expected = stats.t.sf((margin - gap) / sqrt(sum(errors)), degrees)
+    assert equivalence(ours, theirs, margin) == pytest.approx(expected)
+    assert equivalence(theirs, ours, margin) == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")
+def test_one_row_that_does_not_vary_leaves_the_scatter_of_the_other():
+    """A test of one sample, then: t = margin / (s / √n) on n − 1 degrees of freedom."""
+    constant, wide = [1.0, 1.0, 1.0], [0.6, 1.0, 1.4]
+    expected = stats.t.sf(0.3 / (0.4 / sqrt(3)), 2)
+    assert (
+        equivalence(constant, wide, 0.3) == pytest.approx(expected) == pytest.approx(equivalence(wide, constant, 0.3))
+    )
+
+
+def test_of_runs_that_do_not_vary_nothing_is_said_and_one_printed_run_has_no_spread():
+    assert isnan(differs_from_reported([6.5, 6.5, 6.5], 6.3, None, None))
+    assert isnan(differs_from_reported([6.5, 6.5, 6.5], 6.3, 0.1, 5))
+    ours = [6.60, 6.75, 6.42, 6.80, 6.55]
+    assert differs_from_reported(ours, 6.30, 0.1, 1) == differs_from_reported(ours, 6.30, None, 1)

@@ -147,12 +147,22 @@ def test_a_row_of_which_runs_have_not_ended_gets_no_verdict_yet():
     [
         ({"runs": 0}, "runs must be at least 1; got 0"),
         ({"epochs": -1}, "epochs must be at least 1; got -1"),
+        ({"epochs": "3"}, "epochs must be a whole number; got '3'"),
+        ({"runs": 2.5}, "runs must be a whole number; got 2.5"),
+        ({"data": 3}, "data must be a dataset's name or Data; got 3"),
         ({"data": "cifar11"}, "unknown dataset 'cifar11': did you mean 'cifar10'"),
     ],
 )
 def test_impossible_changes_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         adapt(elu.fig_2_median_activation(), **change)
+
+
+def test_a_study_that_was_not_called_is_none():
+    with pytest.raises(
+        InputError, match=r"adapt takes a study, such as elu.fig_2_median_activation\(\); got <function"
+    ):
+        adapt(elu.fig_2_median_activation, epochs=2)
 
 
 def test_the_best_epoch_is_the_smallest_error_and_the_largest_accuracy():
@@ -330,3 +340,78 @@ def test_a_claim_about_runs_that_learnt_is_not_held_up_by_those_that_did_not():
     learnt = rows | {"B": [*diverged[:1], *(run(seed, loss=[1.0 + seed]) for seed in range(1, 6))]}
     judged = judge(stated, learnt)
     assert judged.verdict is Verdict.REPRODUCED and "B 4 (n=5)" in judged.finding
+
+
+def test_a_row_that_beats_one_of_the_others_only_does_not_beat_them_all():
+    judged = judge(CLAIM, {"A": HIGH, "B": HIGHER, "C": LOW})
+    assert judged.verdict is Verdict.NOT_REPRODUCED and judged.as_claimed is False
+    paired = replace(CLAIM, claim=replace(CLAIM.claim, paired=True))
+    rows = {"A": runs(6, 7, 8, 9, 10, 11, 12), "B": runs(*range(20, 27)), "C": runs(*range(-4, 3))}
+    judged = judge(paired, rows)
+    assert judged.verdict is Verdict.NOT_REPRODUCED and judged.as_claimed is False
+
+
+def test_what_a_test_can_reach_is_corrected_for_the_number_of_rows_and_the_least_row_decides():
+    """Four runs against four reach 2 / 70, of two comparisons 4 / 70 = 0.057: no numbers could support the claim."""
+    four = {"A": LOW[:4], "B": HIGH[:4], "C": HIGHER[:4]}
+    assert judge(CLAIM, four).verdict is Verdict.UNDECIDED
+    assert judge(replace(CLAIM, claim=replace(CLAIM.claim, others=("B",))), four).verdict is Verdict.REPRODUCED
+    assert judge(CLAIM, {"A": LOW, "B": HIGH, "C": HIGHER[:1]}).verdict is Verdict.UNDECIDED
+
+
+def test_a_row_that_unlearns_what_it_had_learnt_did_not_fail_from_the_start():
+    """The metric is never below the bound, not only after the last epoch."""
+    forgot = [run(seed, loss=[2.3, 0.1, 2.3]) for seed in range(5)]
+    stated = Stated(words="It explodes.", claim=Diverges(row="A", metric="loss", never_below=2.0))
+    judged = judge(stated, {"A": forgot})
+    assert judged.verdict is Verdict.NOT_REPRODUCED and judged.as_claimed is False
+
+
+@pytest.mark.parametrize("count, p_value", [(5, 1 / 32), (4, 6 / 32), (3, 16 / 32), (0, 1)])
+def test_most_of_the_runs_means_more_than_half_by_the_binomial_distribution(count, p_value):
+    """Tails of B(5, 1/2) from Pascal's triangle: 1, 5, 10, 10, 5, 1 of 32."""
+    learns = Stated(words="It learns.", claim=Learns(row="A", metric="loss", below=2.0))
+    judged = judge(learns, {"A": runs(*[1] * count, *[3] * (5 - count))})
+    assert judged.p_value == p_value and judged.as_claimed is (count > 2.5)
+    assert judged.verdict is (Verdict.REPRODUCED if count == 5 else Verdict.NOT_REPRODUCED)
+    assert judge(learns, {"A": runs(1, 1, 3, 3)}).as_claimed is False  # two of four are not most
+
+
+def test_the_distance_from_a_target_is_measured_from_the_target():
+    assert StaysNearest(row="A", others=(), metric="median", target=1.0).score(run(median=[1.5, 0.0, 1.0])) == 0.5
+
+
+def test_a_lead_that_grows_is_a_lead_at_the_end_and_in_the_median():
+    narrow, wide = (Beats(row=f"A, {depth}", others=(f"B, {depth}",), metric="loss") for depth in (20, 110))
+    stated = Stated(words="The gap grows.", claim=Widens(narrow=narrow, wide=wide))
+    level = np.arange(1.0, 6.0)
+
+    def gaps(before, after):
+        return {
+            "A, 20": runs(*level),
+            "B, 20": runs(*level + before),
+            "A, 110": runs(*level),
+            "B, 110": runs(*level + after),
+        }
+
+    assert judge(stated, gaps(-0.5, 0.5)).verdict is Verdict.REPRODUCED  # from behind to ahead
+    # One seed far ahead does not make up for four that are behind, or level.
+    for after in ([-0.1, -0.1, -0.1, -0.1, 9.0], [0.0, 0.0, 0.0, 0.1, 0.1]):
+        judged = judge(stated, gaps(-0.5, np.array(after)))
+        assert judged.verdict is Verdict.NOT_REPRODUCED and judged.as_claimed is False
+
+
+def test_no_test_decides_on_nearness_where_runs_scatter_too_much_for_equal_means():
+    """Welch on ± 0.03 around equal means, n = 3 each: t = margin / (s √(2/3)) on 4 degrees of freedom."""
+    stated = Stated(words="A is as good as B.", claim=Near(row="A", other="B", metric="loss", margin=0.5))
+    scatter = 0.35
+    rows = {"A": runs(1 - scatter, 1, 1 + scatter), "B": runs(1.1 - scatter, 1.1, 1.1 + scatter)}
+    t = 0.5 / (scatter * (2 / 3) ** 0.5)
+    assert 1.5 < t < 2.132 < 2 * t  # the one-sided 5 % point of Student's t with 4 degrees of freedom
+    assert judge(stated, rows).verdict is Verdict.UNDECIDED
+
+
+def test_runs_that_diverge_before_their_first_epoch_ends_count_as_diverged():
+    stated = Stated(words="It explodes.", claim=Diverges(row="A", metric="loss", never_below=2.0))
+    at_once = [RunResult(trial_id="t", seed=seed, status="diverged", diverged_at_step=3) for seed in range(5)]
+    assert judge(stated, {"A": at_once}).verdict is Verdict.REPRODUCED

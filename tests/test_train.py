@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from relujax import datasets, train
+from relujax import datasets, sharding, train
 from relujax.data import Data, Flip, UnitRange
 from relujax.errors import InputError
 from relujax.initializers import he_normal
@@ -422,3 +422,28 @@ def test_how_steps_are_called_follows_from_network_and_device(trial, calls, expe
 def test_what_no_device_holds_cannot_be_an_epoch_per_call():
     with pytest.raises(InputError, match="steps are called one by one"):
         dispatch(TRIAL, make_mesh(1, 1), (28, 28, 1), True, "epoch")
+
+
+def test_training_metrics_are_means_over_the_steps_of_an_epoch(digits):
+    states, metrics = trained(digits, 1, (3,))
+    for name in ("loss", "error"):
+        np.testing.assert_allclose(metrics[f"train_{name}"], states.sums[name] / 22, rtol=1e-6)
+
+
+def test_what_a_step_draws_is_another_in_every_epoch():
+    trial = Trial(model=Noted(), data=TRIAL.data, recipe=replace(RECIPE, batch_size=8))
+    batch = Split(jnp.zeros((8, 8, 8, 1), jnp.uint8), jnp.zeros(8, jnp.int32))
+
+    @jax.jit
+    def drawn(step):
+        state = replace(init_state(trial, OPTIMIZER, jnp.int32(5), batch.images), step=step)
+        return next_step(trial, OPTIMIZER, 10, state, jnp.int32(5), batch).batch_stats["drawn"]
+
+    assert len({np.asarray(drawn(jnp.int32(step))).tobytes() for step in (3, 13, 23)}) == 3
+
+
+def test_an_accelerator_takes_as_many_runs_at_once_as_divide_evenly(monkeypatch):
+    monkeypatch.setattr(sharding, "on_cpu", lambda mesh: False)
+    mesh = make_mesh(2, 2)
+    assert sharding.batches_of_runs(range(5), mesh) == [(0, 1, 2, 3), (4,)]
+    assert sharding.batches_of_runs(range(4), mesh, alone=True) == [(0, 1), (2, 3)]

@@ -396,3 +396,144 @@ def forward(model, images):
 def test_what_is_no_placement_is_refused_with_an_example(placement):
     with pytest.raises(InputError, match=r"e\.g\. \(\(False,\), \(True,\)\) for 2:1"):
         count_parameters(PreActResNet(20, 10, placement=placement), (1, 32, 32, 3))
+
+
+def calls_of(model, shape):
+    """{path: (module, shape of its input, shape of its output)} of every module, by tracing an evaluation."""
+    found = {}
+
+    def note(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if context.method_name == "__call__" and args:
+            found["/".join(context.module.path)] = (
+                context.module,
+                jnp.shape(args[0]),
+                jnp.shape(jax.tree.leaves(out)[0]),
+            )
+        return out
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda images: forward(model, images), jax.ShapeDtypeStruct(shape, jnp.float32))
+    return found
+
+
+# Torch's defaults; MXNet's in the code of DFN-MR, which the plain networks follow; Keras'.
+BATCH_NORMS = [
+    (ResNet(8, 10, shortcut="projection"), 0.9, 1e-5),
+    (PreActResNet(8, 10), 0.9, 1e-5),
+    (ResNetELU(8, 10), 0.9, 1e-5),
+    (ELUNet11(10, batch_norm=True), 0.9, 1e-5),
+    (Plain(5, 10), 0.9, 2e-5),
+    (DFNMR(14, 10), 0.9, 2e-5),
+    (ResNetV1Keras(8, 10), 0.99, 1e-3),
+    (DeepDense(5, 10), 0.99, 1e-3),
+]
+
+
+@named(BATCH_NORMS)
+def test_batch_norm_has_the_constants_of_its_source(model, first, second):
+    norms = [module for module, *_ in calls_of(model, images_of(model)).values() if isinstance(module, nn.BatchNorm)]
+    assert {(norm.momentum, norm.epsilon) for norm in norms} == {(first, second)}
+
+
+@pytest.mark.parametrize(
+    "noise, before_the_dense_layers, in_them",
+    [
+        ("dropout", (nn.Dropout, 0.25), (nn.Dropout, 0.25)),
+        ("gaussian", (GaussianDropout, 0.25), (GaussianDropout, 0.25)),
+        ("alpha", (AlphaDropout, 0.2), (nn.Dropout, 0.25)),
+    ],
+)
+def test_noise_has_the_rates_of_the_paper(noise, before_the_dense_layers, in_them):
+    kinds = nn.Dropout | GaussianDropout | AlphaDropout
+    calls = calls_of(DeepDense(5, 10, noise=noise), MNIST)
+    found = {path: (type(module), module.rate) for path, (module, *_) in calls.items() if isinstance(module, kinds)}
+    assert found == {"conv_dropout": before_the_dense_layers, "layer1/dropout": in_them, "layer2/dropout": in_them}
+
+
+@pytest.mark.parametrize("model", [ELUNet11(10), ELUNet18(10)])
+def test_the_elu_nets_pool_cifar_images_to_one_pixel_before_the_last_stack(model):
+    calls = calls_of(model, CIFAR)
+    sizes = [shape[1:3] for path, (_, shape, _) in calls.items() if path.startswith("stack") and "/" not in path]
+    assert sizes[:6] == [(32, 32), (16, 16), (8, 8), (4, 4), (2, 2), (1, 1)] and calls["head"][1][1:3] == (1, 1)
+
+
+@pytest.mark.parametrize("model", [Plain(11, 10), ResNet(8, 10), PreActResNet(8, 10), DFNMR(14, 10), ResNetELU(8, 10)])
+def test_each_stage_halves_the_image_in_its_first_block(model):
+    blocks = [(path, out) for path, (_, _, out) in calls_of(model, CIFAR).items() if path.count("/") == 0]
+    sizes = {path: [*out[1:3]] for path, out in blocks if path.startswith("stage") and len(out) == 4}
+    assert all(size == [32 >> (int(path[5]) - 1)] * 2 for path, size in sizes.items()), sizes
+
+
+@pytest.mark.parametrize(
+    "block", ["conv-elu-conv-elu", "elu-conv-elu-conv", "conv-elu-conv-bn-elu", "conv-elu-conv-bn"]
+)
+def test_a_residual_block_with_elu_adds_to_its_raw_input(block):
+    """With kernels of 0 nothing is added: every other pixel, channels of zeros; an ELU follows where it is named."""
+    from relujax.models.resnet_elu import Block
+
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
+    model = Block(5, 2, "elu", block)
+    variables = model.init(jax.random.key(0), x, train=False)
+    params = jax.tree.map(lambda leaf: 0 * leaf if leaf.ndim == 4 else leaf, variables["params"])
+    expected = np.concatenate([x[:, ::2, ::2], np.zeros((2, 3, 3, 2))], axis=-1)
+    if block == "conv-elu-conv-bn-elu":
+        expected = np.where(expected > 0, expected, np.expm1(np.minimum(expected, 0)))
+    np.testing.assert_allclose(model.apply({**variables, "params": params}, x, train=False), expected, atol=1e-6)
+
+
+def test_keras_pads_an_even_image_on_the_right_and_at_the_bottom():
+    """Sums of 3×3 pixels from every other one on."""
+    from relujax.models.resnet_v1_keras import Block
+
+    x = np.random.default_rng(0).normal(size=(1, 6, 6, 1)).astype(np.float32)
+    block = Block(1, 2, "relu")
+    variables = block.init(jax.random.key(0), x, train=False)
+    params = jax.tree.map(lambda leaf: jnp.ones_like(leaf) if leaf.ndim == 4 else leaf, variables["params"])
+    _, state = block.apply({**variables, "params": params}, x, train=False, capture_intermediates=True)
+    padded = np.pad(x[0, :, :, 0], ((0, 1), (0, 1)))
+    expected = [[padded[i : i + 3, j : j + 3].sum() for j in (0, 2, 4)] for i in (0, 2, 4)]
+    np.testing.assert_allclose(state["intermediates"]["conv1"]["__call__"][0][0, :, :, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model, path, variance",
+    [
+        (ResNet(8, 10), "stage2_block1/conv1", 2 / (9 * 16)),
+        (ResNet(8, 10, he="fan_out"), "stage2_block1/conv1", 2 / (9 * 32)),
+        (ResNet(8, 10, he="fan_out"), "stem_conv", 2 / (9 * 16)),
+        (ResNetELU(8, 10), "stage2_block1/conv1", 2 / (9 * 32)),
+        (ResNetELU(8, 10), "stage2_block1/conv2", 2 / (9 * 32)),
+        (PreActResNet(8, 10), "stage2_block1/conv1", 2 / (9 * 16)),
+        (Plain(5, 10), "stage3_layer1/conv", 2 / (9 * 32)),
+        (DFNMR(14, 10), "stage3_block1/branch_a/conv1", 2 / (9 * 32)),
+        (ELUNet11(10), "stack2/conv1", 2 / 192),
+        (ResNetV1Keras(8, 10), "stage3_block1/conv1", 2 / (9 * 32)),
+        (DeepDense(5, 10), "layer2/dense", 2 / (500 + 500)),
+        (AlexNet(10), "conv2", 1 / (3 * 25 * 64)),
+        (LeNet(10), "dense3", 1 / (3 * 400)),
+    ],
+)
+def test_initial_weights_have_the_variance_of_the_source(model, path, variance):
+    """Drawn without what the network computes; a sample of thousands is within a few percent."""
+
+    @jax.jit
+    def kernel(key):
+        params = model.init(key, jnp.zeros(images_of(model)), train=False)["params"]
+        for name in path.split("/"):
+            params = params[name]
+        return params["kernel"]
+
+    np.testing.assert_allclose(np.var(kernel(jax.random.key(0))), variance, rtol=0.15)
+
+
+def test_a_spatial_pyramid_takes_the_largest_of_bins_that_leave_no_pixel_out():
+    from relujax.models.elu_net import bins, spatial_pyramid_pool
+
+    x = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype(np.float32)
+    halves, quarters = (x.reshape(2, n, 8 // n, n, 12 // n, 3).max(axis=(2, 4)).reshape(2, -1) for n in (2, 4))
+    expected = np.concatenate([quarters, halves, x.max(axis=(1, 2))], axis=-1)
+    np.testing.assert_array_equal(spatial_pyramid_pool(jnp.array(x)), expected)
+    for size in range(1, 20):
+        covered = [set(range(size)[part]) for part in bins(size, 4)]
+        assert all(covered) and set().union(*covered) == set(range(size))
