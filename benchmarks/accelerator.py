@@ -163,6 +163,7 @@ def main(
     if jax.default_backend() == "cpu":
         raise SystemExit("error: JAX sees no accelerator here; for the CPU there is benchmarks/train_steps.py")
     console = Console(width=150)
+    circumstances = {"repeats": repeats, "device": jax.devices()[0].device_kind, "machine": machine()}
     chosen = {name: each for name, each in CONTENDERS.items() if not any(word in name for word in without)}
     path = output / "accelerator.json"
     record = json.loads(path.read_text()) if networks and path.exists() else {"networks": {}}
@@ -181,8 +182,7 @@ def main(
             own = {contender: measured[entry] for contender in chosen if (entry := f"{name}: {contender}") in measured}
             for contender, result in own.items():
                 result.contender = chosen[contender]
-            record["networks"][name] = {"repeats": repeats} | show(console, name, work, own, rates)
-        record |= {"device": jax.devices()[0].device_kind, "machine": machine()}
+            record["networks"][name] = circumstances | show(console, name, work, own, rates)
         write_record(path, record)
 
 

@@ -88,32 +88,37 @@ def compiled_step(trial: Trial, remat: bool = False) -> Any:
         with remat_blocks() if remat else nullcontext():
             return train_step(trial, optimizer, state, batch, jax.random.key(0))
 
-    options = CPU_CONVOLUTIONS if jax.default_backend() == "cpu" else None
+    options = CPU_CONVOLUTIONS if on_cpu() else None
     shapes = jax.eval_shape(partial(beginning, trial))
     return jax.jit(step, compiler_options=options).lower(*shapes).compile()
 
 
-def runs_at_once(on_cpu: bool) -> dict[str, Timed]:
+def on_cpu() -> bool:
+    """Whether JAX trains on the CPU."""
+    return jax.default_backend() == "cpu"
+
+
+def runs_at_once() -> dict[str, Timed]:
     """One to eight runs of a dense network, on an accelerator of a convolutional one, too."""
     dense, images = trial_of(MLP(8, 128, 10, "elu"), 64, "mnist"), noise(12_800, (28, 28, 1))
     counts = (1, 2, 4, 8)
     calls = {f"784 – 8×128 – 10, batch 64, {n} at once": (epochs(dense, images, n), n * len(images)) for n in counts}
-    if not on_cpu:
+    if not on_cpu():
         trial, images = trial_of(ResNet(20, 10), 128), noise(6_400, (32, 32, 3))
         calls |= {f"ResNet-20, batch 128, {n} at once": (epochs(trial, images, n), n * len(images)) for n in counts}
     return calls
 
 
-def training_images(on_cpu: bool) -> dict[str, Timed]:
+def training_images() -> dict[str, Timed]:
     """10,000 to 50,000 images of a dense network."""
     dense = trial_of(MLP(8, 128, 10, "elu"), 64, "mnist")
     counts = (10_000, 20_000, 50_000)
     return {f"{n:,} images": (epochs(dense, noise(n, (28, 28, 1))), n // 64 * 64) for n in counts}
 
 
-def depth(on_cpu: bool) -> dict[str, Timed]:
+def depth() -> dict[str, Timed]:
     """ResNet of 20 to 164 layers; per image and layer."""
-    batch, steps = (32, 1) if on_cpu else (128, 50)
+    batch, steps = (32, 1) if on_cpu() else (128, 50)
     images = noise(batch * steps, (32, 32, 3))
     return {
         f"depth {layers}, batch {batch}": (epochs(trial_of(ResNet(layers, 10), batch), images), len(images) * layers)
@@ -133,17 +138,16 @@ def main(
     one_cpu_device_per_core()
     jax.config.update("jax_default_matmul_precision", "highest")  # as `run` does: no TF32
     console = Console()
-    on_cpu = jax.default_backend() == "cpu"
     path = file_of("growth", output)
-    record = json.loads(path.read_text()) if tables and path.exists() else {"microseconds": {}, "memory": {}}
-    record |= {"repeats": repeats, "device": jax.devices()[0].device_kind, "machine": machine()}
+    record = json.loads(path.read_text()) if tables and path.exists() else {}
+    circumstances = {"repeats": repeats, "device": jax.devices()[0].device_kind, "machine": machine()}
     for name, sizes in TIMES.items():
         if tables and name not in tables:
             continue
-        timed = sizes(on_cpu)
+        timed = sizes()
         seconds = seconds_per_call({size: call for size, (call, _) in timed.items()}, repeats=repeats, rounds=1)
         found = {size: [1e6 * value / timed[size][1] for value in values] for size, values in seconds.items()}
-        record["microseconds"][name] = found
+        record[name] = {"microseconds": found, **circumstances}
         unit = "µs per image, run, layer" if name == "depth" else "µs per image and run"
         table = Table("", unit, "min–max", title=name)
         for size, values in found.items():
@@ -156,9 +160,10 @@ def main(
         steps = [(model, batch_size) for model in networks for batch_size in (16, 64)]
         with ThreadPoolExecutor() as pool:  # XLA compiles side by side
             measured = list(pool.map(memory, *zip(*steps)))
+        record["memory"] = {"bytes": {}, **circumstances}
         for (model, batch_size), (held, foretold) in zip(steps, measured):
             name = f"{type(model).__name__} {model.depth}"
-            record["memory"][f"{name}, batch {batch_size}"] = {"held": held, "foretold": foretold}
+            record["memory"]["bytes"][f"{name}, batch {batch_size}"] = {"held": held, "foretold": foretold}
             cells = f"{held / 1e6:.0f}", f"{foretold / 1e6:.0f}", f"{held / foretold:.2f}"
             shown.add_row(name, str(batch_size), *cells)
         console.print(shown)

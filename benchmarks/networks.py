@@ -8,7 +8,7 @@ import time
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from race import RESULTS, write_record
+from race import RESULTS, file_of, write_record
 
 from relujax.data import Data, UnitRange
 from relujax.environment import environment
@@ -86,7 +86,8 @@ def measure(name: str, model: nn.Module, shape: tuple[int, int, int]) -> dict:
     images = jax.ShapeDtypeStruct((64, *shape), jnp.uint8)
     batch = Split(images, jax.ShapeDtypeStruct((64,), jnp.int32))
     state = jax.eval_shape(lambda images: init_state(trial, optimizer, jnp.array(0), images), images)
-    options = CPU_CONVOLUTIONS if is_convolutional(model, (1, *shape)) else None
+    on_cpu = jax.default_backend() == "cpu"
+    options = CPU_CONVOLUTIONS if on_cpu and is_convolutional(model, (1, *shape)) else None
 
     def step(state, batch, seed):
         return train_step(trial, optimizer, state, batch, jax.random.key(seed))
@@ -116,4 +117,4 @@ if __name__ == "__main__":
         print(
             "| " + " | ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()) + " |"
         )
-    write_record(RESULTS / "networks.json", {"environment": environment(), "rows": rows})
+    write_record(file_of("networks", RESULTS), {"environment": environment(), "rows": rows})
