@@ -125,7 +125,7 @@ def _taken(run: Mapping[str, Any], trial: Trial, source: str, workdir: Path) -> 
 
 def _history(run: Mapping[str, Any], trial: Trial) -> list[dict[str, float]] | None:
     """The epochs of a recorded run: each has a value of every curve, but for tests that come once, at the end."""
-    history = [{"epoch": float(epoch + 1)} for epoch in range(run["epochs"])]
+    history: list[dict[str, float]] = [{"epoch": epoch + 1} for epoch in range(run["epochs"])]
     for name, curve in run["curves"].items():
         once = trial.data.validation > 0 and run["status"] == "done" and name.startswith("test_") and len(curve) == 1
         if len(curve) != len(history) and not once:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from interrupted import Killed, killed_after_noting
 from PIL import Image
 
 from experiments import elu
@@ -206,10 +207,6 @@ def test_labels_that_are_none_are_refused(tmp_path, cache):
     assert not list(cache.iterdir())
 
 
-class Killed(BaseException):
-    pass
-
-
 def test_what_is_half_written_is_never_taken_as_ready(data_dir, cache, imagenet, monkeypatch):
     def killed(*args):
         raise Killed
@@ -307,17 +304,9 @@ def test_a_convolutional_net_trains_with_images_held_out(data_dir, tmp_path):
     assert run.environment["dataset"] == "imagenet2012 (24 + 7 images)"
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(data_dir, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_and_ends_the_same(data_dir, tmp_path):
     (whole,) = fit(TRIAL, seeds=(4,), workdir=tmp_path / "whole", data_dir=data_dir)
-    append = runner.records.append_epoch
-
-    def append_until_killed(directory, line, arrays):
-        append(directory, line, arrays)
-        if line["epoch"] == 2:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(runner.records, "append_epoch", append_until_killed)
+    with killed_after_noting(2):
         fit(TRIAL, seeds=(4,), workdir=tmp_path / "killed", data_dir=data_dir, checkpoint_every=0)
     (resumed,) = fit(TRIAL, seeds=(4,), workdir=tmp_path / "killed", data_dir=data_dir)
     for metric in ("train_loss", "test_loss", "test_top5_error", "median_activation"):

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from interrupted import killed_after_noting
 from PIL import Image
 
 from experiments import elu, proportional
 from experiments.__main__ import STUDIES
-from relujax import records, report, runner
+from relujax import report, runner
 from relujax.cli import main
 from relujax.data import Data, UnitRange, as_evaluated
 from relujax.datasets import load_images
@@ -116,7 +117,7 @@ def test_arrays_that_do_not_fit_are_refused_in_one_line(changes, message):
     assert "\n" not in str(refused.value)
 
 
-def test_a_study_on_own_images_trains_resumes_and_is_reported_as_a_rehearsal(tmp_path, monkeypatch):
+def test_a_study_on_own_images_trains_resumes_and_is_reported_as_a_rehearsal(tmp_path):
     study = adapt(elu.fig_2_median_activation(), data=OWN, epochs=3, runs=1)
     shallow = study.trials["ELU"].model.clone(depth=2, width=32)
     study = replace(study, trials={label: replace(trial, model=shallow) for label, trial in study.trials.items()})
@@ -126,15 +127,7 @@ def test_a_study_on_own_images_trains_resumes_and_is_reported_as_a_rehearsal(tmp
     assert whole.status == "done" and whole.environment["dataset"] == "corners"
     assert whole.last("train_loss") < 0.5 < whole.history[0]["train_loss"]
 
-    append = records.append_epoch
-
-    def append_until_killed(directory, line, arrays):
-        append(directory, line, arrays)
-        if line["epoch"] == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(records, "append_epoch", append_until_killed)
+    with killed_after_noting(2):
         runner.run(study, workdir=tmp_path / "killed", name="own", only=["ELU"], checkpoint_every=0)
     results = runner.run(study, workdir=tmp_path / "killed", name="own", only=["ELU"])
     np.testing.assert_array_equal(results["ELU"][0].curve("train_loss"), whole.curve("train_loss"))

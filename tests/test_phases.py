@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
+from interrupted import killed_after_noting, numbers
 
 from experiments import elu
 from relujax import loop, records, runner, tables
@@ -45,11 +46,6 @@ SECOND = replace(
     start_from=FIRST,
 )
 STUDY = Study(source="Test", question="Does it go on?", trials={"row": SECOND}, metrics=("test_error",), runs=2)
-
-
-def numbers(run):
-    """A run's curves without wall-clock fields."""
-    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in run.history]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,22 +129,9 @@ def test_what_starts_from_a_diverged_run_has_diverged_at_step_0(uninterrupted, t
     assert len(watched) == trained
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("epoch", [2, 4, 5])  # in the first phase, in the first and the last epoch of the second
-def test_phases_killed_at_any_epoch_go_on_and_end_the_same(uninterrupted, tmp_path, monkeypatch, epoch):
-    append, calls = records.append_epoch, []
-
-    def append_until_killed(*args):
-        append(*args)
-        calls.append(args)
-        if len(calls) == 2 * epoch:  # both runs' epoch is on disk, its checkpoint is not
-            raise Killed
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(records, "append_epoch", append_until_killed)
+def test_phases_killed_at_any_epoch_go_on_and_end_the_same(uninterrupted, tmp_path, epoch):
+    with killed_after_noting(2 * epoch):  # of both runs
         runner.run(STUDY, name="test", workdir=tmp_path, checkpoint_every=0)
     resumed = runner.run(STUDY, name="test", workdir=tmp_path)["row"]
     assert [numbers(run) for run in resumed] == [numbers(run) for run in uninterrupted]

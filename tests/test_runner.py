@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from interrupted import Killed, killed_after_noting, numbers
 
 from experiments import elu
 from relujax import datasets, environment, loop, records, runner
@@ -27,11 +28,6 @@ TRIAL = Trial(
     recipe=Recipe(length=Epochs(4), batch_size=64, optimizer=Sgd(momentum=0.9), schedule=Constant(0.05)),
     probes=(MedianActivation(), UnitMedians()),
 )
-
-
-def numbers(run):
-    """A run's curves without wall-clock fields."""
-    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in run.history]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,21 +78,8 @@ def test_groups_of_as_many_runs_share_what_is_compiled(tmp_path, monkeypatch):
     assert groups == [2, 1]  # on two devices: (0, 1) and (2, 3), then 4
 
 
-class Killed(BaseException):
-    pass
-
-
-def test_a_run_killed_between_checkpoints_goes_on_and_ends_the_same(uninterrupted, tmp_path, monkeypatch):
-    append, calls = records.append_epoch, []
-
-    def append_until_killed(*args):
-        append(*args)
-        calls.append(args)
-        if len(calls) == 6:  # both runs' third epoch is on disk, its checkpoint is not
-            raise Killed
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(records, "append_epoch", append_until_killed)
+def test_a_run_killed_between_checkpoints_goes_on_and_ends_the_same(uninterrupted, tmp_path):
+    with killed_after_noting(6):  # both runs' third epoch
         runner.fit(TRIAL, seeds=(0, 1), workdir=tmp_path, checkpoint_every=0)
     directory = records.run_directory(tmp_path, TRIAL, 0)
     assert len(records.read_history(directory)) == 3 and not records.is_finished(directory)
