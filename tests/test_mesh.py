@@ -116,6 +116,7 @@ def on_eight(tmp_path_factory):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MESHES)
 def test_however_runs_and_batches_are_split_the_numbers_are_the_same(on_eight, kind):
     alone, *split = on_eight[kind]
@@ -124,6 +125,7 @@ def test_however_runs_and_batches_are_split_the_numbers_are_the_same(on_eight, k
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_moves_between_8_4_and_1_devices_and_says_that_it_did(on_eight):
     moved, said, stayed = on_eight["moved"]
     assert [epoch["step"] for epoch in moved] == [35, 70, 105, 140]

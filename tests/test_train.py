@@ -394,6 +394,7 @@ def test_convolutions_on_two_devices_equal_each_run_alone(crops):
     assert not np.allclose(heads[0], heads[1], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_however_the_runs_of_a_device_share_it_the_numbers_are_the_same(crops):
     in_turn, at_once = (convolved(crops, (4, 5), devices=1, together=how) for how in ("map", "mixed"))
     assert_close(at_once, in_turn, 2e-4)
