@@ -263,7 +263,7 @@ def test_bf16_computes_in_bf16_with_float32_parameters_statistics_and_logits(mod
     assert set(computed.values()) == {jnp.dtype(jnp.bfloat16)}
 
 
-@named(TRAINED)
+@named(TRAINED, slow=SLOW)
 def test_any_activation_and_any_even_size(model, first):
     """A name, a function and a module with parameters of its own; wide, high and many-channelled images."""
     sites = count_sites(model, first)
