@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from importlib.util import find_spec
+from numbers import Integral
 
 
 class InputError(ValueError):
@@ -28,6 +29,14 @@ def check_choice(kind: str, name: str, valid: Iterable[str]) -> None:
     """Refuses a `name` that is none of the valid ones."""
     if name not in (valid := tuple(valid)):
         raise unknown(kind, name, valid)
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuses a `value` that is no whole number from 1 on."""
+    if not isinstance(value, Integral):
+        raise InputError(f"{name} must be a whole number; got {value!r}")
+    if value < 1:
+        raise InputError(f"{name} must be at least 1; got {value}")
 
 
 def need(*modules: str, extra: str) -> None:

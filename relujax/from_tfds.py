@@ -60,9 +60,9 @@ def from_tfds(name: str, data_dir: Path | None = None, progress: Progress | None
 
 def _builder(name: str, home: Path) -> Any:
     there = home / name.partition("/")[0].partition(":")[0]
-    if not there.is_dir() and name in DATASETS:
-        raise InputError(f"{name} is not prepared in {home}, to resize its images; leave the size out for its own")
     if not there.is_dir():
+        if name in DATASETS:
+            raise InputError(f"{name} is not prepared in {home}, to resize its images; leave the size out for its own")
         raise InputError(f"{unknown('dataset', name, DATASETS)}, or a name that TFDS has prepared in {home}")
     need("tensorflow_datasets", "array_record", "PIL", extra="data")
     from tensorflow_datasets.core import read_only_builder

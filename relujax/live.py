@@ -165,7 +165,8 @@ def _studies(workdir: Path) -> Iterator[tuple[str, tuple[Sequence[str], Rows]]]:
             found[path] = _described(described)
     taken: set[Path] = set()
     for path in sorted(workdir.glob("studies/*.json")):
-        noted = records.read_study(workdir, path.stem) or {}
+        if (noted := records.read_study(workdir, path.stem)) is None:  # removed meanwhile
+            continue
         rows: Rows = {}
         for label, trial in noted["trials"].items():
             phases = list(_phases(trial))

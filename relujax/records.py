@@ -112,9 +112,18 @@ def open_run(directory: Path, trial: Trial) -> None:
 
 def read_history(directory: Path) -> list[dict[str, float]]:
     """The epochs in metrics.jsonl; a last line that was cut in half does not count."""
+    return _epochs(_lines(directory))
+
+
+def _lines(directory: Path) -> list[str]:
     path = directory / "metrics.jsonl"
+    return path.read_text(errors="replace").splitlines() if path.exists() else []
+
+
+def _epochs(lines: Sequence[str]) -> list[dict[str, float]]:
+    """The epochs up to the first line that is none."""
     history = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    for line in lines:
         try:
             history.append(dict(json.loads(line)))
         except (ValueError, TypeError):
@@ -163,9 +172,12 @@ def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
         ended = read_ended(directory)
     elif (directory / "failure.json").exists():
         ended["failure"] = read_object(directory / "failure.json", reason=str)["reason"]
-    history = read_history(directory)
-    if is_finished(directory):
-        _check_whole(directory, history, trial.recipe.length.count if ended["status"] == "done" else None)
+    lines = _lines(directory)
+    history = _epochs(lines)
+    if ended["status"] != "unfinished":
+        # A run that diverged may have ended in any epoch.
+        length = trial.recipe.length.count if ended["status"] == "done" else len(lines)
+        _check_whole(directory, history, len(lines), length)
     unit_values = {}
     if (directory / "probes").exists():
         for folder in sorted((directory / "probes").iterdir()):
@@ -183,15 +195,12 @@ def read_run(directory: Path, trial: Trial, seed: int) -> RunResult | None:
     )
 
 
-def _check_whole(directory: Path, history: Sequence[Mapping[str, float]], epochs: int | None) -> None:
-    """Refuses a run that has ended and of which epochs are missing or damaged; None: it diverged, after any number."""
-    path = directory / "metrics.jsonl"
-    lines = len(path.read_text(errors="replace").splitlines()) if path.exists() else 0
-    expected = lines if epochs is None else epochs
-    if lines != expected or [epoch.get("epoch") for epoch in history] != list(range(1, expected + 1)):
+def _check_whole(directory: Path, history: Sequence[Mapping[str, float]], lines: int, length: int) -> None:
+    """Refuses a run that has ended and of whose `length` epochs, a line each, some are missing or damaged."""
+    if lines != length or [epoch.get("epoch") for epoch in history] != list(range(1, length + 1)):
         raise InputError(
-            f"{path} is damaged ({len(history)} of {expected} epochs can be read, in {lines} lines); "
-            f"remove {directory} to do that run again"
+            f"{directory / 'metrics.jsonl'} is damaged ({len(history)} of {length} epochs can be read, "
+            f"in {lines} lines); remove {directory} to do that run again"
         )
 
 

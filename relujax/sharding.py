@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from relujax.errors import InputError
+from relujax.errors import InputError, check_count
 
 
 def one_cpu_device_per_core(devices: int | None = None) -> None:
@@ -18,10 +18,8 @@ def one_cpu_device_per_core(devices: int | None = None) -> None:
     Two runs on two virtual devices finish sooner than one after another with all threads each. Has to come before JAX
     starts its devices; afterwards, as in a notebook, it changes nothing.
     """
-    if not isinstance(devices, int | None):
-        raise InputError(f"devices must be a whole number; got {devices!r}")
-    if devices is not None and devices < 1:
-        raise InputError(f"devices must be at least 1; got {devices}")
+    if devices is not None:
+        check_count("devices", devices)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         jax.config.update("jax_num_cpu_devices", devices or cores)

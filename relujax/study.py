@@ -10,7 +10,7 @@ import numpy as np
 from relujax.claims import Epoch, Results, Stated, rows_of
 from relujax.data import Data, PerChannel, UnitRange
 from relujax.datasets import DATASETS, facts_of
-from relujax.errors import InputError, check_choice
+from relujax.errors import InputError, check_choice, check_count
 from relujax.trial import RunResult, Trial
 
 MOST_RUNS = 10_000  # each has a directory
@@ -213,10 +213,8 @@ def adapt(
         raise InputError(f"adapt takes a study, such as elu.fig_2_median_activation(); got {study!r}")
     check_choice("precision", precision, ("float32", "bf16"))
     for name, value in (("epochs", epochs), ("runs", runs)):
-        if not isinstance(value, int | None):
-            raise InputError(f"{name} must be a whole number; got {value!r}")
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1; got {value}")
+        if value is not None:
+            check_count(name, value)
     if runs is not None and runs > MOST_RUNS:
         raise InputError(f"runs must be at most {MOST_RUNS:,} a row; got {runs:,}")
     if not isinstance(data, str | Data | None):
